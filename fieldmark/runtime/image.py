@@ -195,7 +195,8 @@ def _reason(data: bytes, error: Exception) -> str:
         or (data[:4] == b"\x89PNG" and b"IEND" not in data[-1024:])
         or (data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data))
     )
-    if cut or isinstance(error, EOFError) or "truncated" in text.lower():
+    ended = any(word in text.lower() for word in ("truncated", "end of file", "insufficient input"))
+    if cut or ended or isinstance(error, EOFError):
         return "truncated file"
     return f"damaged file ({text[:80] or type(error).__name__})"
 
