@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
 #: How many classes a prediction lists.
 TOP = 5
@@ -47,3 +53,49 @@ class Prediction:
         return row
 
     to_dict = to_row
+
+
+@dataclass
+class Evaluation:
+    """How well photos of known class were recognised; scores in 0 to 1, conventions in ``metrics.py``.
+
+    ``per_class`` holds the classes that occur among the labels or the predictions, so that the macro scores
+    are its means. ``confusion`` [C, C] counts photos, true classes in rows, in the order of ``classes``.
+    ``predictions`` has a row a photo: path, label (the true one), predicted, score, label_score (the
+    probability of the true class), correct, label_2, score_2 … label_5, score_5, and hash where known.
+    """
+
+    n: int
+    top1: float
+    top1_ci95: tuple[float, float]
+    top5: float
+    balanced_accuracy: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    nll: float
+    ece: float
+    per_class: dict[str, dict[str, float]]
+    classes: list[str]
+    confusion: np.ndarray
+    predictions: pa.Table
+    excluded: int = 0
+    excluded_by_reason: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but ``classes``, ``confusion`` and ``predictions``, ready for JSON."""
+        large = ("classes", "confusion", "predictions")
+        answer = {key: value for key, value in vars(self).items() if key not in large}
+        return answer | {"top1_ci95": list(self.top1_ci95)}
+
+    def to_pandas(self) -> Any:
+        """The table of predictions as a pandas frame (pandas is not among fieldmark's own needs)."""
+        return self.predictions.to_pandas()
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``predictions.parquet`` and ``evaluation.json`` into a folder that exists."""
+        import pyarrow.parquet as pq
+
+        pq.write_table(self.predictions, Path(folder) / "predictions.parquet", compression="zstd")
+        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
+        (Path(folder) / "evaluation.json").write_text(text + "\n", encoding="utf-8")
