@@ -1,0 +1,161 @@
+"""How a verb speaks: results on standard output; progress, notes and errors on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+#: Seconds between two plain lines of progress where no bar can be drawn.
+_EVERY = 10.0
+
+
+class Progress(Protocol):
+    """``progress("reading photos", done, total)``: called as often as one likes; total None is unknown."""
+
+    def __call__(self, what: str, done: int, total: int | None = None) -> None: ...
+
+
+class Screen:
+    """What one call of a verb says. ``json``: only one JSON object, at the end; ``quiet``: no chatter."""
+
+    def __init__(self, json: bool = False, quiet: bool = False) -> None:
+        self.json, self.quiet = json, quiet
+        self.started = time.monotonic()
+        self._bar: Any = None
+
+    # -- standard output
+
+    def say(self, text: str = "") -> None:
+        """A line of the result for human eyes."""
+        if not self.json:
+            print(text)
+
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None
+    ) -> None:
+        """Rows for human eyes; numbers stand right. Text is shown as it is, without markup."""
+        if self.json:
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        rows = [list(row) for row in rows]
+        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+        for place, name in enumerate(columns):
+            numbers = all(isinstance(row[place], int | float | None) for row in rows) and rows
+            table.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_cell(value)) for value in row))
+        Console(highlight=False).print(table)
+
+    def answer(self, result: dict[str, Any]) -> None:
+        """With ``--json`` the one object, as the last line of standard output."""
+        if self.json:
+            print(json.dumps(plain(result), ensure_ascii=False), flush=True)
+
+    # -- standard error
+
+    def note(self, text: str) -> None:
+        """A line beside the result: what was left out, what comes next."""
+        if not self.quiet:
+            self._error(text)
+
+    def warn(self, text: str) -> None:
+        """Like a note, but ``--quiet`` does not hide it."""
+        self._error(f"fieldmark: warning: {text}")
+
+    def _error(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Bars on a terminal; elsewhere a plain line now and then; nothing with ``--quiet``."""
+        if self.quiet:
+            yield lambda what, done, total=None: None
+        elif not sys.stderr.isatty():
+            yield _plain_lines()
+        else:
+            with self._bars() as report:
+                yield report
+
+    @contextlib.contextmanager
+    def _bars(self) -> Iterator[Progress]:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        tasks: dict[str, Any] = {}
+        with Bars(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        ) as bars:
+
+            def report(what: str, done: int, total: int | None = None) -> None:
+                if what not in tasks:
+                    tasks[what] = bars.add_task(what, total=total)
+                bars.update(tasks[what], completed=done, total=total)
+
+            self._bar = bars
+            try:
+                yield report
+            finally:
+                self._bar = None
+
+
+def _plain_lines() -> Progress:
+    last = {"": time.monotonic()}
+
+    def report(what: str, done: int, total: int | None = None) -> None:
+        now = time.monotonic()
+        ended = total is not None and done >= total
+        if now - max(last.get(what, 0), last[""]) >= _EVERY or (ended and last.get(what) != math.inf):
+            of = f" of {total}" if total is not None else ""
+            print(f"fieldmark: {what}: {done}{of}", file=sys.stderr, flush=True)
+            last[what] = math.inf if ended else now
+            last[""] = now
+
+    return report
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON knows: no NaN or infinity (null), no numpy, no paths, no tuples."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
