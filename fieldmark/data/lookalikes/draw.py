@@ -1,0 +1,179 @@
+"""One specimen, seen from above, as a transparent picture in body frame: limbs under a lit, coloured body.
+
+Colours are linear RGB in 0..1 until the last step, which takes the square root (a gamma of 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from fieldmark.data.lookalikes.anatomy import BODIES, HALF, TOP, Array, Relief, relief
+from fieldmark.data.lookalikes.limbs import draw_limbs
+from fieldmark.data.lookalikes.marks import paint
+
+#: The sprite's room around the body: x from -WIDE to WIDE, y from -ABOVE to 1 + BELOW.
+WIDE, ABOVE, BELOW = 0.86, 0.50, 0.46
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Coat:
+    """A body's colour seen from the front, its colour at a slant, how metallic it is, and what contrasts with it."""
+
+    front: Colour
+    slant: Colour
+    metal: float
+    marks: tuple[str, ...]
+
+
+PIGMENTS: dict[str, Colour] = {
+    "cream": (0.80, 0.70, 0.46),
+    "yellow": (0.86, 0.58, 0.07),
+    "orange": (0.86, 0.30, 0.03),
+    "scarlet": (0.68, 0.06, 0.03),
+}
+COATS: dict[str, Coat] = {
+    "black": Coat((0.013, 0.013, 0.016), (0.03, 0.045, 0.08), 0.25, ("cream", "yellow", "orange", "scarlet")),
+    "bronze": Coat((0.085, 0.055, 0.018), (0.02, 0.075, 0.04), 0.8, ("cream", "yellow", "orange")),
+    "green": Coat((0.008, 0.105, 0.028), (0.010, 0.045, 0.13), 1.0, ("cream", "yellow", "orange", "scarlet")),
+    "blue": Coat((0.010, 0.035, 0.13), (0.05, 0.015, 0.12), 1.0, ("cream", "yellow", "orange", "scarlet")),
+    "violet": Coat((0.055, 0.012, 0.085), (0.015, 0.03, 0.13), 1.0, ("cream", "yellow", "orange")),
+    "copper": Coat((0.150, 0.040, 0.012), (0.03, 0.07, 0.02), 1.0, ("cream", "yellow")),
+    "chestnut": Coat((0.085, 0.024, 0.009), (0.05, 0.02, 0.008), 0.2, ("cream", "yellow")),
+}
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """What makes an individual: its colours, its pose, the details of its mark (drawn from a seed each)."""
+
+    genus: str
+    mark: str
+    coat: str
+    pigment: str
+    shift: Colour  # multiplies the coat's colour
+    seed_pose: np.random.SeedSequence
+    seed_mark: np.random.SeedSequence
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A specimen in body frame: ``image`` RGBA, ``masks`` RGB (mark, body without limbs, unused)."""
+
+    image: Image.Image
+    masks: Image.Image
+    density: float
+    points: dict[str, tuple[float, float]]
+
+    @property
+    def origin(self) -> tuple[float, float]:
+        """The pixel of body frame's (0, 0)."""
+        return WIDE * self.density, ABOVE * self.density
+
+
+def sprite(one: Specimen, density: float, light: Array, sun: float, style: str) -> Sprite:
+    """Draw a specimen at ``density`` pixels a body length, lit from ``light`` (unit vector [3] in body frame)."""
+    surface = relief(one.genus, density)
+    coat, pigment = COATS[one.coat], np.array(PIGMENTS[one.pigment], np.float32)
+    marked = paint(one.mark, surface, np.random.default_rng(one.seed_mark))
+    size = (round(2 * WIDE * density), round((1 + ABOVE + BELOW) * density))
+    origin = (WIDE * density, ABOVE * density)
+    front = np.array(coat.front, np.float32) * np.array(one.shift, np.float32)
+    slant = np.array(coat.slant, np.float32) * np.array(one.shift, np.float32)
+    limbs, limb_mask, points = draw_limbs(
+        one.genus,
+        one.mark,
+        np.random.default_rng(one.seed_pose),
+        size,
+        origin,
+        density,
+        light,
+        front,
+        pigment,
+        style,
+    )
+    colour = _photo if style == "photo" else _drawing
+    body = colour(surface, front, slant, coat.metal, BODIES[one.genus].shine, marked, pigment, light, sun)
+    pixels = np.empty((*surface.cover.shape, 4), np.uint8)
+    pixels[..., :3] = np.moveaxis(np.sqrt(np.clip(body, 0, 1)) * 255 + 0.5, 0, -1)
+    pixels[..., 3] = surface.cover * 255 + 0.5
+    corner = (round(origin[0] - HALF * density), round(origin[1] - TOP * density))
+    limbs.alpha_composite(Image.fromarray(pixels), corner)
+    covered = Image.fromarray(pixels[..., 3])
+    whole = Image.new("L", size)
+    whole.paste(covered, corner)
+    limb_mask.paste(Image.fromarray(np.uint8(marked * surface.cover * 255)), corner, covered)
+    return Sprite(limbs, Image.merge("RGB", (limb_mask, whole, whole)), density, points)
+
+
+def _photo(
+    s: Relief,
+    front: Array,
+    slant: Array,
+    metal: float,
+    shine: float,
+    marked: Array,
+    pigment: Array,
+    light: Array,
+    sun: float,
+) -> Array:
+    """Glossy chitin: iridescent pigment, wrapped diffuse light, a soft-box highlight, a sky in the rim."""
+    nx, ny, nz = s.normal
+    toward = nx * light[0] + ny * light[1] + nz * light[2]
+    half = light + np.array([0, 0, 1], np.float32)
+    half = half / np.linalg.norm(half)
+    glint = np.clip(nx * half[0] + ny * half[1] + nz * half[2], 0, 1)
+    lit = np.clip(0.85 * toward + 0.15, 0, 1) ** 1.3 * sun
+    sky = 0.06 + 0.22 * nz * nz
+    tilt = np.clip((1 - nz) * 1.5, 0, 1)
+    fresnel = (1 - nz) ** 3
+    window = np.clip((glint - 0.958) / 0.026, 0, 1)
+    window = window * window * (3 - 2 * window)
+    g2 = glint * glint
+    g4 = g2 * g2
+    g12 = g4 * g4 * g4
+    matte = 1 - 0.35 * marked
+    mirror = (shine * sun) * (0.42 * window + 0.10 * g12) * matte + 0.10 * fresnel * shine
+    bloom = metal * (1.1 * g4 + 0.9 * g12) * (1 - marked)  # metals reflect in their own colour
+    mottle = s.tone * (1 + 0.10 * s.grain)
+    keep = 1 - s.eye
+    out = np.empty((3, *s.cover.shape), np.float32)
+    for c in range(3):
+        albedo = (front[c] + (slant[c] - front[c]) * tilt) * mottle * keep + 0.004
+        albedo = albedo + (pigment[c] * (1 + 0.05 * s.grain) - albedo) * marked
+        out[c] = (albedo * (lit * 1.25 + sky + bloom * lit) + mirror) * s.shade
+    return out
+
+
+def _drawing(
+    s: Relief,
+    front: Array,
+    slant: Array,
+    metal: float,
+    shine: float,
+    marked: Array,
+    pigment: Array,
+    light: Array,
+    sun: float,
+) -> Array:
+    """Watercolour and ink: two washes, hatching on the far side, a bare-paper highlight, outlines."""
+    nx, ny, nz = s.normal
+    toward = nx * light[0] + ny * light[1] + nz * light[2]
+    dark = np.clip((0.62 - toward) * 9 + s.grain, 0, 1)
+    glow = np.clip((toward - 0.93) * 22 + 0.5 * s.grain, 0, 1) * 0.75
+    hatch = np.clip(np.cos((s.x + s.y) * (2 * np.pi / 0.030)) * 2 - 0.6, 0, 1) * np.clip(
+        (0.42 - toward) * 8, 0, 1
+    )
+    line = np.maximum(s.ink * 0.92, 0.6 * hatch)
+    line = np.maximum(line, s.eye * 0.9)
+    out = np.empty((3, *s.cover.shape), np.float32)
+    for c in range(3):
+        wash = 0.07 + 2.2 * front[c] * (1 + 0.25 * s.grain)
+        wash = wash * (1 - 0.5 * dark) + (0.85 - wash) * glow
+        wash = wash + (pigment[c] * (1 - 0.25 * dark) - wash) * marked
+        out[c] = wash * (1 - line) + 0.012 * line
+    return out
