@@ -21,19 +21,35 @@ from fieldmark.cli.screen import Screen
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 
 Source = Annotated[
-    str, typer.Argument(help="A folder of class folders, or a CSV or Parquet table.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="SOURCE", show_default=False, help="A folder of class folders, or a CSV or Parquet table."
+    ),
+]
+Photos = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE", show_default=False, help="Photos, folders (all below them), CSV or Parquet tables."
+    ),
 ]
 Model = Annotated[
-    Path, typer.Argument(help="The model folder (or the run folder that holds it).", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="MODEL", show_default=False, help="The model folder, or the run folder that holds it."
+    ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads.  [default: the cores there are]")]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Threads.  [default: the cores there are]")
+]
 Engine = Annotated[
     Literal["auto", "openvino", "onnxruntime", "torch"],
-    typer.Option(help="What runs the graph; auto takes the first that works."),
+    typer.Option(metavar="NAME", help="What runs the graph: openvino, onnxruntime, torch."),
 ]
 Precision = Annotated[
-    Literal["f32", "bf16", "f16"], typer.Option(help="Arithmetic of the graph; f32 is exact everywhere.")
+    Literal["f32", "bf16", "f16"],
+    typer.Option(metavar="NAME", help="Arithmetic of the graph: f32 (exact everywhere), bf16, f16."),
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where --out stopped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 #: Faults of the machine that deserve their own words.

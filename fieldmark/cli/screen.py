@@ -29,6 +29,10 @@ class Screen:
         self.started = time.monotonic()
         self._bar: Any = None
 
+    def seconds(self) -> float:
+        """Since the verb began."""
+        return time.monotonic() - self.started
+
     # -- standard output
 
     def say(self, text: str = "") -> None:

@@ -20,9 +20,14 @@ from fieldmark.runtime.tables.base import Kind, TableWriter
 from fieldmark.runtime.tables.lines import CsvWriter, JsonlWriter
 from fieldmark.runtime.tables.parquet import ParquetWriter, parts_folder
 
-__all__ = ["ENDINGS", "Kind", "TableWriter", "open_table"]
+__all__ = ["ENDINGS", "Kind", "TableWriter", "check_table", "open_table"]
 
-ENDINGS = (".csv", ".jsonl", ".parquet")
+_WRITERS: dict[str, type[TableWriter]] = {
+    ".csv": CsvWriter,
+    ".jsonl": JsonlWriter,
+    ".parquet": ParquetWriter,
+}
+ENDINGS = tuple(_WRITERS)
 
 
 def open_table(
@@ -39,16 +44,24 @@ def open_table(
     already is refused (`UsageError`) unless ``resume`` (go on) or ``overwrite`` (start anew).
     """
     path = Path(path)
-    writers = {".csv": CsvWriter, ".jsonl": JsonlWriter, ".parquet": ParquetWriter}
-    writer = writers.get(path.suffix.lower())
+    check_table(path, columns, resume=resume, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _WRITERS[path.suffix.lower()](path, columns, key, resume)
+
+
+def check_table(
+    path: Path, columns: Mapping[str, Kind], *, resume: bool = False, overwrite: bool = False
+) -> None:
+    """What `open_table` would refuse, asked before long work; makes nothing."""
+    writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise UsageError(f"{path} must end in one of {', '.join(ENDINGS)}")
     if writer is not ParquetWriter and "vector" in columns.values():
         raise UsageError(f"{path} must end in .parquet: vectors do not fit a text file")
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file that ends in one of {', '.join(ENDINGS)}")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
     if not (resume or overwrite) and (path.exists() or parts_folder(path).exists()):
         unfinished = "" if path.exists() else " (unfinished)"
         raise UsageError(f"{path} exists already{unfinished}: --resume goes on, --overwrite starts anew")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return writer(path, columns, key, resume)

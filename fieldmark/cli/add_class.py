@@ -1,0 +1,62 @@
+"""``fieldmark add-class``: one more class, in seconds, without the old photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fieldmark.cli.common import Model, Overwrite, check_free, model_folder, replacing, verb
+from fieldmark.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from fieldmark.recognizer import Recognizer
+
+Changed = Annotated[
+    Path | None, typer.Option(help="Write the changed model here.  [default: change MODEL itself]")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="The class.")]
+
+
+@verb(
+    examples="""
+    fieldmark add-class runs/mine/model "Cetonia aurata" new/*.jpg
+    fieldmark add-class runs/mine/model "Cetonia aurata" new_photos/ --out models/with-cetonia
+    """
+)
+def add_class(
+    screen: Screen,
+    model: Model,
+    name: Name,
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTOS", show_default=False, help="Photos of it, or folders of them."),
+    ],
+    out: Changed = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Teach a model one more class, without the old photos.
+
+    The model keeps the mean of every class and their common spread; that is all it needs.
+    """
+    from fieldmark.recognizer import Recognizer
+    from fieldmark.runtime.catalog import Catalog
+
+    folder = model_folder(model)
+    if out is not None:
+        check_free(out, overwrite=overwrite)
+    catalog = Catalog.read(photos, labelled=False)
+    recognizer = Recognizer.load(folder)
+    recognizer.add_class(name, catalog.paths)
+    save(recognizer, folder, out, overwrite)
+    classes = len(recognizer.classes)
+    screen.say(f"{out or folder} now knows {classes} classes; {name} is new ({len(catalog)} photos)")
+    screen.answer({"model": out or folder, "added": name, "photos": len(catalog), "classes": classes})
+
+
+def save(recognizer: Recognizer, folder: Path, out: Path | None, overwrite: bool) -> None:
+    """Write the changed model to ``out``, or in place of ``folder``: whole, or not at all."""
+    target = out or folder
+    with replacing(target, ("config.json",), overwrite or out is None):
+        recognizer.save(target)

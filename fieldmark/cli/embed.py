@@ -1,0 +1,113 @@
+"""``fieldmark embed``: the embedding of every photo, as Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fieldmark.cli.common import (
+    Engine,
+    Model,
+    Overwrite,
+    Photos,
+    Precision,
+    Resume,
+    Workers,
+    model_folder,
+    verb,
+)
+from fieldmark.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from fieldmark.runtime.catalog import Catalog
+    from fieldmark.runtime.predictor import Predictor
+    from fieldmark.runtime.tables import Kind
+
+COLUMNS: dict[str, Kind] = {
+    "path": "text",
+    "label": "text",
+    "split": "text",
+    "embedding": "vector",
+    "error": "text",
+}
+_CHUNK = 256
+
+
+@verb(
+    examples="""
+    fieldmark embed runs/mine/model photos/ --out embeddings.parquet
+    fieldmark embed runs/mine/model photos/ --out embeddings.parquet --resume
+    """
+)
+def embed(
+    screen: Screen,
+    model: Model,
+    source: Photos,
+    out: Annotated[Path, typer.Option(help="A .parquet file.", show_default=False)],
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    engine: Engine = "auto",
+    precision: Precision = "f32",
+    workers: Workers = None,
+) -> None:
+    """Write the embedding of every photo to a Parquet file.
+
+    Columns: path, label and split (where known), embedding (a list of numbers of length 1), error.
+    """
+    from fieldmark.runtime.predictor import Predictor
+    from fieldmark.runtime.tables import check_table, open_table
+
+    check_table(out, COLUMNS, resume=resume, overwrite=overwrite)
+    catalog = read_photos(source)
+    predictor = Predictor.load(model_folder(model), engine=engine, precision=precision, workers=workers)
+    with (
+        open_table(out, COLUMNS, resume=resume, overwrite=overwrite) as table,
+        screen.progress() as progress,
+    ):
+        before, errors = table.saved, 0
+        for row in rows(predictor, catalog, table):
+            table.write(row)
+            errors += row["error"] is not None
+            progress("photos", table.saved, len(catalog))
+    count = table.saved - before
+    screen.note(f"{count} embeddings to {out} in {screen.seconds():.1f} s")
+    if errors:
+        screen.note(f"{errors} photos could not be read; the column error says so")
+    seconds = round(screen.seconds(), 3)
+    screen.answer({"out": out, "photos": count, "errors": errors, "seconds": seconds})
+
+
+def read_photos(source: list[str]) -> Catalog:
+    """Photos with labels where a table or class folders give them."""
+    from fieldmark.runtime.catalog import Catalog
+    from fieldmark.runtime.errors import FieldmarkError
+
+    if len(source) > 1:
+        return Catalog.read(source, labelled=False)
+    try:
+        return Catalog.read(source[0])
+    except FieldmarkError:
+        return Catalog.read(source[0], labelled=False)
+
+
+def rows(predictor: Predictor, catalog: Catalog, done: Container[str] = ()) -> Iterator[dict[str, Any]]:
+    """Rows of ``COLUMNS``, a bounded number of photos at a time; each path once."""
+    import numpy as np
+
+    known = dict(zip(catalog.paths, zip(catalog.labels, catalog.splits, strict=True), strict=True))
+    paths = [path for path in known if path not in done]
+    for start in range(0, len(paths), _CHUNK):
+        chunk = paths[start : start + _CHUNK]
+        for path, vector in zip(chunk, predictor.embed(chunk), strict=True):
+            label, split = known[path]
+            good = bool(np.isfinite(vector).all())  # a photo that cannot be read has a row of NaN
+            yield {
+                "path": path,
+                "label": label,
+                "split": split,
+                "embedding": vector if good else None,
+                "error": None if good else "cannot be read",
+            }

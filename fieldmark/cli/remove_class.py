@@ -1,0 +1,30 @@
+"""``fieldmark remove-class``: a model forgets a class."""
+
+from __future__ import annotations
+
+from fieldmark.cli.add_class import Changed, Name, save
+from fieldmark.cli.common import Model, Overwrite, check_free, model_folder, verb
+from fieldmark.cli.screen import Screen
+
+
+@verb(
+    examples="""
+    fieldmark remove-class runs/mine/model "Cetonia aurata"
+    fieldmark remove-class runs/mine/model "Cetonia aurata" --out models/without-cetonia
+    """
+)
+def remove_class(
+    screen: Screen, model: Model, name: Name, out: Changed = None, overwrite: Overwrite = False
+) -> None:
+    """Make a model forget a class. Nothing is trained again."""
+    from fieldmark.recognizer import Recognizer
+
+    folder = model_folder(model)
+    if out is not None:
+        check_free(out, overwrite=overwrite)
+    recognizer = Recognizer.load(folder)
+    recognizer.remove_class(name)
+    save(recognizer, folder, out, overwrite)
+    classes = len(recognizer.classes)
+    screen.say(f"{out or folder} now knows {classes} classes; {name} is forgotten")
+    screen.answer({"model": out or folder, "removed": name, "classes": classes})

@@ -1,0 +1,137 @@
+"""``fieldmark train``: a folder of labelled photos becomes a model, in one command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fieldmark.cli.common import (
+    Engine,
+    Overwrite,
+    Precision,
+    Resume,
+    Source,
+    Workers,
+    check_free,
+    replacing,
+    verb,
+)
+from fieldmark.cli.screen import Screen
+
+
+@verb(
+    examples="""
+    fieldmark train photos/ --out runs/mine
+    fieldmark train photos.csv --out runs/large --size 224 --size 320
+    fieldmark train photos/ --backbone convnext_tiny --out runs/convnext
+    fieldmark train photos/ --config runs/mine.yaml --seed 1 --overwrite
+    """
+)
+def train(
+    screen: Screen,
+    source: Source,
+    out: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/NAME-OF-SOURCE]")] = None,
+    mode: Annotated[
+        Literal["instant"],
+        typer.Option(metavar="NAME", help="instant: a frozen backbone, a head trained in seconds."),
+    ] = "instant",
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="See `fieldmark methods`.  [default: the mode's own]")
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A timm model by name, a .safetensors file or a timm folder; see `fieldmark backbones`."
+            "  [default: the embedded EfficientNet-Lite0]",
+        ),
+    ] = None,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="PIXELS", help="Side of the picture; repeat it for several scales.  [default: chosen]"
+        ),
+    ] = None,
+    resize: Annotated[
+        Literal["stretch", "crop", "pad"] | None,
+        typer.Option(metavar="HOW", help="stretch, crop or pad to a square.  [default: the backbone's]"),
+    ] = None,
+    color_space: Annotated[
+        Literal["rgb", "grey", "hsv", "lab", "ycbcr"] | None,
+        typer.Option(metavar="NAME", help="rgb, grey, hsv, lab or ycbcr.  [default: rgb]"),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(metavar="SHARE", min=0, max=0.99, help="Of the label.  [default: 0.1]")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Folds that choose the settings.  [default: 5]")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the split and the training.")] = 0,
+    engine: Engine = "auto",
+    precision: Precision = "f32",
+    workers: Workers = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask a model hub.")] = False,
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a folder of labelled photos into a model.
+
+    The run folder then holds model/ (all that predict needs), report.html, split.csv, skipped.csv and
+    run.json. Photos without a given split are divided 70/10/20; look-alike files stay on one side.
+    """
+    if out is None:
+        out = Path("runs") / (Path(source).resolve().stem or "run")
+    check_free(out, resume=resume, overwrite=overwrite)
+    if resume and (summary := _finished(out)) is not None:
+        screen.note(f"{out} is finished already")
+        _tell(screen, out, summary)
+        return
+    settings = {
+        "mode": mode,
+        "method": method,
+        "backbone": backbone,
+        "size": size or None,
+        "resize": resize,
+        "color_space": color_space,
+        "label_smoothing": label_smoothing,
+        "folds": folds,
+        "seed": seed,
+        "engine": engine,
+        "precision": precision,
+        "workers": workers,
+        "offline": offline,
+        "report": report,
+    }
+    from fieldmark.recognizer import Recognizer
+
+    with replacing(out, ("run.json", "split.csv"), overwrite), screen.progress() as progress:
+        recognizer = Recognizer(**{name: value for name, value in settings.items() if value is not None})
+        recognizer.fit(source, out=out, progress=progress)
+    _tell(screen, out, recognizer.run)
+
+
+def _finished(out: Path) -> dict[str, Any] | None:
+    """The summary of a run that ended; None where it did not, and is done again."""
+    try:
+        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    summary = run.get("result")
+    return summary if isinstance(summary, dict) and (out / "model/config.json").is_file() else None
+
+
+def _tell(screen: Screen, out: Path, summary: dict[str, Any]) -> None:
+    if summary["top1"] is not None:
+        screen.say(f"top-1     {summary['top1']:.1%} of {summary['n_test']} test photos")
+    screen.say(f"trained   on {summary['n_train']} photos in {summary['seconds']:.1f} s")
+    if summary["skipped"]:
+        screen.say(f"skipped   {summary['skipped']} photos; {out / 'skipped.csv'} says why")
+    screen.say(f"model     {summary['model']}")
+    if (out / "report.html").is_file():
+        screen.say(f"report    {out / 'report.html'}")
+    screen.note(f"next: fieldmark predict {summary['model']} NEW_PHOTOS --out predictions.csv")
+    screen.answer(summary)
