@@ -260,5 +260,5 @@ def ground(rng: Rng, name: str, size: int, mirrored: bool, style: str) -> Image.
     cx, cy = reach + (side - 2 * reach) * shift_x, reach + (side - 2 * reach) * shift_y
     sign = -1 if mirrored else 1
     data = (sign * c, -s, cx - (sign * c - s) * size / 2, sign * s, c, cy - (sign * s + c) * size / 2)
-    cut = image.transform((size, size), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
-    return cut.point([min(255, int(v * g + 0.5)) for g in gain for v in range(256)])
+    cut = image.transform((size, size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+    return cut.point(np.minimum(255, np.outer(gain, np.arange(256)) + 0.5).astype(int).ravel().tolist())

@@ -8,14 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
-
 from fieldmark.data.lookalikes.anatomy import BODIES, HALF, TOP, Array, Relief, relief
-from fieldmark.data.lookalikes.limbs import draw_limbs
+from fieldmark.data.lookalikes.limbs import draw_limbs, pose
 from fieldmark.data.lookalikes.marks import paint
-
-#: The sprite's room around the body: x from -WIDE to WIDE, y from -ABOVE to 1 + BELOW.
-WIDE, ABOVE, BELOW = 0.86, 0.50, 0.46
 
 Colour = tuple[float, float, float]
 
@@ -62,52 +57,47 @@ class Specimen:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A specimen in body frame: ``image`` RGBA, ``masks`` RGB (mark, body without limbs, unused)."""
+    """A specimen in body frame, ``density`` pixels a body length, body frame's (0, 0) being at pixel ``origin``.
 
-    image: Image.Image
-    masks: Image.Image
+    ``pixels`` [height, width, 4] uint8 are colour and opacity (not premultiplied), ``mark`` [height, width] uint8 is
+    the mark's opacity, ``points`` are the limbs' named points in body frame.
+    """
+
+    pixels: Array
+    mark: Array
     density: float
+    origin: tuple[float, float]
     points: dict[str, tuple[float, float]]
-
-    @property
-    def origin(self) -> tuple[float, float]:
-        """The pixel of body frame's (0, 0)."""
-        return WIDE * self.density, ABOVE * self.density
 
 
 def sprite(one: Specimen, density: float, light: Array, sun: float, style: str) -> Sprite:
     """Draw a specimen at ``density`` pixels a body length, lit from ``light`` (unit vector [3] in body frame)."""
-    surface = relief(one.genus, density)
+    s = relief(one.genus, density)
     coat, pigment = COATS[one.coat], np.array(PIGMENTS[one.pigment], np.float32)
-    marked = paint(one.mark, surface, np.random.default_rng(one.seed_mark))
-    size = (round(2 * WIDE * density), round((1 + ABOVE + BELOW) * density))
-    origin = (WIDE * density, ABOVE * density)
+    marked = paint(one.mark, s, np.random.default_rng(one.seed_mark))
+    limbs = pose(one.genus, one.mark, np.random.default_rng(one.seed_pose))
+    ends = np.concatenate([limbs.start, limbs.end, [[-HALF, -TOP], [HALF, 1 + TOP]]])
+    low, high = np.floor((ends.min(0) - 0.04) * density), np.ceil((ends.max(0) + 0.04) * density)
+    size, origin = (int(high[0] - low[0]), int(high[1] - low[1])), (-float(low[0]), -float(low[1]))
     front = np.array(coat.front, np.float32) * np.array(one.shift, np.float32)
     slant = np.array(coat.slant, np.float32) * np.array(one.shift, np.float32)
-    limbs, limb_mask, points = draw_limbs(
-        one.genus,
-        one.mark,
-        np.random.default_rng(one.seed_pose),
-        size,
-        origin,
-        density,
-        light,
-        front,
-        pigment,
-        style,
-    )
+    pixels, mark = draw_limbs(limbs, size, origin, density, light, front, pigment, style)
     colour = _photo if style == "photo" else _drawing
-    body = colour(surface, front, slant, coat.metal, BODIES[one.genus].shine, marked, pigment, light, sun)
-    pixels = np.empty((*surface.cover.shape, 4), np.uint8)
-    pixels[..., :3] = np.moveaxis(np.sqrt(np.clip(body, 0, 1)) * 255 + 0.5, 0, -1)
-    pixels[..., 3] = surface.cover * 255 + 0.5
-    corner = (round(origin[0] - HALF * density), round(origin[1] - TOP * density))
-    limbs.alpha_composite(Image.fromarray(pixels), corner)
-    covered = Image.fromarray(pixels[..., 3])
-    whole = Image.new("L", size)
-    whole.paste(covered, corner)
-    limb_mask.paste(Image.fromarray(np.uint8(marked * surface.cover * 255)), corner, covered)
-    return Sprite(limbs, Image.merge("RGB", (limb_mask, whole, whole)), density, points)
+    body = colour(s, front, slant, coat.metal, BODIES[one.genus].shine, marked, pigment, light, sun)
+    body = np.moveaxis(np.sqrt(np.clip(body, 0, 1)) * 255, 0, -1)
+    # the body over the limbs
+    top, left = (
+        round(origin[1] + float(s.y[0, 0]) * density - 0.5),
+        round(origin[0] + float(s.x[0, 0]) * density - 0.5),
+    )
+    window = slice(top, top + len(body)), slice(left, left + body.shape[1])
+    pixels, below = pixels.copy(), pixels[window].astype(np.float32)
+    limb = below[..., 3] * np.float32(1 / 255) * (1 - s.cover)
+    share = (s.cover / np.maximum(s.cover + limb, 1e-3))[..., None]
+    pixels[window][..., :3] = below[..., :3] + (body - below[..., :3]) * share + 0.5
+    pixels[window][..., 3] = (s.cover + limb) * 255 + 0.5
+    mark[window] = np.maximum(mark[window] * (1 - s.cover), marked * s.cover * 255)
+    return Sprite(pixels, mark, density, origin, limbs.points)
 
 
 def _photo(

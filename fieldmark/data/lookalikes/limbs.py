@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import cos, hypot, radians, sin
+from dataclasses import dataclass
+from math import cos, radians, sin
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,19 +19,19 @@ Segment = tuple[
 ]  # from, to, widths at start, middle, end, is it the mark
 
 
-def draw_limbs(
-    genus: str,
-    mark: str,
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    origin: Point,
-    density: float,
-    light: Array,
-    coat: Array,
-    pigment: Array,
-    style: str,
-) -> tuple[Image.Image, Image.Image, dict[str, Point]]:
-    """Draw all limbs: the RGBA picture [size], the mark's mask (L), and named points in body frame."""
+@dataclass(frozen=True)
+class Pose:
+    """Bars in body frame: ends [n, 2] each, widths [n, 3], which are the mark [n]; named points."""
+
+    start: Array
+    end: Array
+    widths: Array
+    marked: Array
+    points: dict[str, Point]
+
+
+def pose(genus: str, mark: str, rng: np.random.Generator) -> Pose:
+    """How a specimen holds its legs and antennae."""
     limbs = BODIES[genus].limbs
     segments: list[Segment] = []
     points: dict[str, Point] = {}
@@ -44,63 +45,74 @@ def draw_limbs(
             points[f"{name} {joint} knee"] = leg[1][1]
             segments += leg
     segments += _jaws(BODIES[genus].jaws, BODIES[genus].head.top, rng)
+    start, end = np.array([s[0] for s in segments]), np.array([s[1] for s in segments])
+    return Pose(start, end, np.array([s[2:5] for s in segments]), np.array([s[5] for s in segments]), points)
+
+
+def draw_limbs(
+    limbs: Pose,
+    size: tuple[int, int],
+    origin: Point,
+    density: float,
+    light: Array,
+    coat: Array,
+    pigment: Array,
+    style: str,
+) -> tuple[Array, Array]:
+    """Pixels [height, width, 4] (colour, opacity; the colour is also there where the opacity is 0) and mark [h, w]."""
+    photo = style == "photo"
     base = 0.5 * coat + np.array([0.016, 0.012, 0.009])
-    tint = (base, pigment)
-    empty = tuple(_byte(base)) + (0,)
-    image = Image.new("RGBA", (size[0] * _SS, size[1] * _SS), empty)
-    mask = Image.new("L", size) if mark not in ("antenna tips", "thighs") else Image.new("L", image.size)
+    # four channels without Pillow's special care for transparency: twice as quick, and the fill prevents fringes
+    image = Image.new("CMYK", (size[0] * _SS, size[1] * _SS), (*_byte(base), 0))
     brush = ImageDraw.Draw(image)
-    stencil = ImageDraw.Draw(mask)
-    scale = density * _SS
-    ox, oy = origin[0] * _SS, origin[1] * _SS
-    toward = np.array(light[:2], float)
+    place = np.array([origin]) * _SS, density * _SS
 
-    def put(p: Point, q: Point, a: float, b: float, c: float) -> list[Point]:
-        return [(ox + scale * x, oy + scale * y) for x, y in _spindle(p, q, a, b, c)]
+    def shapes(start: Array, end: Array, widths: Array) -> list[list[float]]:
+        return (_bars(start, end, widths) * place[1] + place[0]).reshape(len(start), -1).tolist()
 
-    if style != "photo":
-        for p, q, a, b, c, _ in segments:
-            brush.polygon(put(p, q, a + 0.011, b + 0.011, c + 0.011), fill=(24, 20, 18, 255))
-    for p, q, a, b, c, marked in segments:
-        shape = put(p, q, a, b, c)
-        colour = tint[marked]
-        brush.polygon(shape, fill=(*_byte(colour * (1.0 if marked or style == "photo" else 2.2)), 255))
-        if marked:
-            stencil.polygon(shape, fill=255)
-        if style == "photo":
-            along = np.array([q[0] - p[0], q[1] - p[1]])
-            across = np.array([-along[1], along[0]]) / max(1e-6, hypot(*along))
-            lean = float(across @ toward)
-            shift = across * (0.24 * b * np.sign(lean))
-            shiny = 0.25 + 0.75 * abs(lean)
-            bright = colour * (1.7 if marked else 2.2) + 0.10 * shiny
-            p2, q2 = (p[0] + shift[0], p[1] + shift[1]), (q[0] + shift[0], q[1] + shift[1])
-            brush.polygon(put(p2, q2, a * 0.3, b * 0.38, c * 0.3), fill=(*_byte(bright), 255))
-    if mask.size != size:
-        mask = mask.reduce(_SS)
-    return image.reduce(_SS), mask, points
+    fills = [(*_byte(base * (1.0 if photo else 2.2)), 255), (*_byte(pigment), 255)]
+    if not photo:
+        for shape in shapes(limbs.start, limbs.end, limbs.widths + 0.011):
+            brush.polygon(shape, fill=(24, 20, 18, 255))
+    bars = shapes(limbs.start, limbs.end, limbs.widths)
+    for shape, marked in zip(bars, limbs.marked, strict=True):
+        brush.polygon(shape, fill=fills[int(marked)])
+    if photo:  # a bright line along the side that faces the light
+        along = limbs.end - limbs.start
+        across = np.stack([-along[:, 1], along[:, 0]], 1) / np.maximum(np.hypot(*along.T), 1e-6)[:, None]
+        lean = across @ light[:2].astype(float)
+        shift = across * (0.24 * limbs.widths[:, 1] * np.sign(lean))[:, None]
+        lines = shapes(limbs.start + shift, limbs.end + shift, limbs.widths * (0.3, 0.38, 0.3))
+        for shape, marked, shine in zip(lines, limbs.marked, 0.25 + 0.75 * np.abs(lean), strict=True):
+            bright = (1.7 * pigment if marked else 2.2 * base) + 0.10 * shine
+            brush.polygon(shape, fill=(*_byte(bright), 255))
+    mask = np.zeros((size[1], size[0]), np.uint8)
+    if limbs.marked.any():
+        stencil = Image.new("L", image.size)
+        for i in np.flatnonzero(limbs.marked):
+            ImageDraw.Draw(stencil).polygon(bars[i], fill=255)
+        mask = np.array(stencil.reduce(_SS))
+    return np.asarray(image.reduce(_SS)), mask
+
+
+def _bars(start: Array, end: Array, widths: Array) -> Array:
+    """Outlines [n, 14, 2] of bars with rounded ends, of three widths each."""
+    along = end - start
+    length = np.maximum(np.hypot(*along.T), 1e-6)[:, None]
+    t = along / length
+    a, b, c = widths.T[:, :, None]
+    at = np.concatenate(
+        [-0.35 * a, 0 * a, length / 4, length / 2, length * 0.75, length, length + 0.35 * c], 1
+    )
+    wide = np.concatenate([0.55 * a, a, (a + 2 * b) / 3, b, (c + 2 * b) / 3, c, 0.55 * c], 1) / 2
+    spine = start[:, None] + at[..., None] * t[:, None]
+    aside = wide[..., None] * np.stack([-t[:, 1], t[:, 0]], 1)[:, None]
+    return np.concatenate([spine + aside, (spine - aside)[:, ::-1]], 1)
 
 
 def _byte(colour: Array) -> tuple[int, int, int]:
     r, g, b = (int(255 * min(1.0, max(0.0, float(c))) ** 0.5 + 0.5) for c in colour)
     return r, g, b
-
-
-def _spindle(p: Point, q: Point, a: float, b: float, c: float) -> list[Point]:
-    """A rounded bar from p to q, of widths a, b (in the middle), c."""
-    dx, dy = q[0] - p[0], q[1] - p[1]
-    length = max(hypot(dx, dy), 1e-6)
-    tx, ty = dx / length, dy / length
-    found: list[Point] = []
-    stations = ((-0.3, 0.55), (0.0, 1.0), (0.25, 0.0), (0.5, 0.0), (0.75, 0.0), (1.0, 1.0), (1.3, 0.55))
-    widths = (a * 0.55, a, (a + 2 * b) / 3, b, (c + 2 * b) / 3, c, c * 0.55)
-    offsets = (-0.35 * a, 0.0, 0.25 * length, 0.5 * length, 0.75 * length, length, length + 0.35 * c)
-    for side in (1, -1):
-        order = range(len(stations)) if side == 1 else range(len(stations) - 1, -1, -1)
-        for i in order:
-            s, w = offsets[i], side * widths[i] / 2
-            found.append((p[0] + tx * s - ty * w, p[1] + ty * s + tx * w))
-    return found
 
 
 def _step(p: Point, angle: float, length: float, side: int) -> Point:

@@ -102,12 +102,11 @@ def render(
     density = _density(view.length, size)
     one = sprite(specimen, density, in_body, view.sun, style)
     matrix = _place(view, specimen.genus, one, size)
-    beetle, masks = _warp(one, matrix, size)
-
-    mark_cover, alpha = masks[..., 0], np.asarray(beetle.getchannel("A"))
+    beetle, mark_cover = _warp(one, matrix, size)
+    alpha = beetle[..., 3]
     ground = background.ground(ground_rng, place, size, light[0] > 0, style)
     blade = cover.choose(np.random.default_rng(streams[5]), mark_cover, alpha, size, VISIBLE, style)
-    image = _compose(ground, beetle, alpha, blade, light, view, size, style)
+    image = _compose(ground, beetle, blade, light, view, style)
     hidden = np.zeros((size, size), bool) if blade is None else np.asarray(blade.getchannel("A")) > 127
     mark_mask, object_mask = (mark_cover > 127) & ~hidden, (alpha > 127) & ~hidden
     attributes = {**species.attributes, "colour": specimen.coat, "mark_colour": specimen.pigment}
@@ -197,34 +196,37 @@ def project(matrix: Array, points: Array) -> Array:
     return p[:, :2] / p[:, 2:]
 
 
-def _warp(one: Sprite, matrix: Array, size: int) -> tuple[Image.Image, Array]:
+def _warp(one: Sprite, matrix: Array, size: int) -> tuple[Array, Array]:
+    """The sprite in the picture: pixels [size, size, 4] and the mark's opacity [size, size], uint8."""
     ox, oy = one.origin
-    to_body = np.array([[1, 0, -ox], [0, 1, -oy], [0, 0, one.density]]) / one.density
-    inverse = np.linalg.inv(matrix @ to_body)
-    data = tuple(float(v) for v in (inverse / inverse[2, 2]).ravel()[:8])
-    way, kind = Image.Transform.PERSPECTIVE, Image.Resampling
-    beetle = one.image.transform((size, size), way, data, kind.BICUBIC)
-    masks = one.masks.transform((size, size), way, data, kind.BILINEAR)
-    return beetle, np.asarray(masks)
+    to_picture = matrix @ np.array([[1, 0, -ox], [0, 1, -oy], [0, 0, one.density]]) / one.density
+    high, wide = one.mark.shape
+    corners = project(to_picture, np.array([[0, 0], [wide, 0], [0, high], [wide, high]], float))
+    left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(corners.max(0)), size).astype(int)
+    window = slice(top, bottom), slice(left, right)
+    to_sprite = np.linalg.inv(to_picture) @ np.array([[1, 0, left], [0, 1, top], [0, 0, 1]])
+    data = tuple(float(v) for v in (to_sprite / to_sprite[2, 2]).ravel()[:8])
+    extent, way, soft = (right - left, bottom - top), Image.Transform.PERSPECTIVE, Image.Resampling.BILINEAR
+    pixels, mark = np.zeros((size, size, 4), np.uint8), np.zeros((size, size), np.uint8)
+    four = Image.frombuffer("CMYK", (wide, high), one.pixels, "raw", "CMYK", 0, 1)  # see limbs.draw_limbs
+    pixels[window] = np.asarray(four.transform(extent, way, data, soft))
+    mark[window] = np.asarray(Image.fromarray(one.mark).transform(extent, way, data, soft))
+    return pixels, mark
 
 
 def _compose(
-    ground: Image.Image,
-    beetle: Image.Image,
-    alpha: Array,
-    blade: Image.Image | None,
-    light: Array,
-    view: View,
-    size: int,
-    style: str,
+    ground: Image.Image, beetle: Array, blade: Image.Image | None, light: Array, view: View, style: str
 ) -> Image.Image:
     """Ground, shadow, beetle, what is in front of it; then the lens and the sensor."""
+    size = len(beetle)
+    alpha = Image.fromarray(beetle[..., 3])
     drift = (-light[0] / light[2] * 0.035 * size, -light[1] / light[2] * 0.035 * size)
-    soft = _shadow(beetle.getchannel("A"), drift, 0.020 * size)
-    close = _shadow(beetle.getchannel("A"), (drift[0] / 4, drift[1] / 4), 0.007 * size)
+    soft = _shadow(alpha, drift, 0.020 * size)
+    close = _shadow(alpha, (drift[0] / 4, drift[1] / 4), 0.007 * size)
     dark = (1 - 0.42 * soft) * (1 - 0.45 * close) if style == "photo" else 1 - 0.20 * soft
     out = np.asarray(ground, np.float32) * dark[..., None]
-    pixels = np.asarray(beetle, np.float32)
+    pixels = beetle.astype(np.float32)
     a = pixels[..., 3:] * np.float32(1 / 255)
     out += (pixels[..., :3] - out) * a
     if blade is not None:
