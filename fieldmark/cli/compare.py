@@ -10,10 +10,7 @@ import typer
 from fieldmark.cli.common import verb
 from fieldmark.cli.screen import Screen
 
-_Run = Annotated[
-    Path,
-    typer.Argument(metavar="RUN", show_default=False, help="A run folder, or what `evaluate --out` wrote."),
-]
+_HELP = "A run folder, or what `evaluate --out` wrote."
 
 
 @verb(
@@ -24,8 +21,8 @@ _Run = Annotated[
 )
 def compare(
     screen: Screen,
-    run_a: _Run,
-    run_b: _Run,
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", show_default=False, help=_HELP)],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", show_default=False, help=_HELP)],
     samples: Annotated[int, typer.Option(metavar="N", min=100, help="Bootstrap resamples.")] = 10_000,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the resampling.")] = 0,
 ) -> None:

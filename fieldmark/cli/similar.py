@@ -34,7 +34,7 @@ def similar(
     ],
     photo: Annotated[
         Path | None,
-        typer.Argument(metavar="[PHOTO]", show_default=False, help="Without it the search itself is judged."),
+        typer.Argument(metavar="PHOTO", show_default=False, help="Without it the search itself is judged."),
     ] = None,
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many.")] = 5,
     engine: Engine = "auto",
