@@ -11,8 +11,12 @@ import numpy as np
 from fieldmark.data.lookalikes.anatomy import BODIES, HALF, TOP, Array, Relief, relief
 from fieldmark.data.lookalikes.limbs import draw_limbs, pose
 from fieldmark.data.lookalikes.marks import paint
+from fieldmark.data.lookalikes.wear import litter
 
 Colour = tuple[float, float, float]
+
+#: How often head and pronotum have another colour than the wing cases.
+TWO_TONED = 0.35
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,67 @@ COATS: dict[str, Coat] = {
 }
 
 
+LEGS: dict[str, Colour] = {
+    "black": (0.018, 0.016, 0.016),
+    "brown": (0.070, 0.030, 0.012),
+    "tawny": (0.160, 0.075, 0.022),
+}
+
+
 @dataclass(frozen=True)
 class Specimen:
-    """What makes an individual: its colours, its pose, the details of its mark (drawn from a seed each)."""
+    """What makes an individual. None of it but the mark says anything about its species."""
 
     genus: str
     mark: str
-    coat: str
+    coat: str  # of the wing cases
+    fore: str  # of the head and the pronotum
+    legs: str
     pigment: str
-    shift: Colour  # multiplies the coat's colour
+    shift: Colour  # multiplies the coats' colours
+    fade: Colour  # multiplies the pigment
     seed_pose: np.random.SeedSequence
     seed_mark: np.random.SeedSequence
+    seed_wear: np.random.SeedSequence
+
+
+def specimen(genus: str, mark: str, seeds: list[np.random.SeedSequence]) -> Specimen:
+    """Draw an individual's colours from the first seed; the other three are for its pose, its mark, its wear."""
+    rng = np.random.default_rng(seeds[0])
+    coat = str(rng.choice(list(COATS)))
+    other, two_toned = str(rng.choice(list(COATS))), rng.random() < TWO_TONED
+    fore = other if two_toned else coat
+    marks = [name for name in COATS[coat].marks if name in COATS[fore].marks]
+    pigment = marks[int(rng.integers(len(marks)))]
+    legs = str(rng.choice(list(LEGS)))
+    r, g, b = (float(v) for v in np.exp(rng.normal(0, 0.16, 3) + rng.normal(0, 0.15)))
+    fr, fg, fb = (float(v) for v in np.exp(rng.normal(0, 0.07, 3) + rng.normal(-0.12, 0.16)))
+    return Specimen(genus, mark, coat, fore, legs, pigment, (r, g, b), (fr, fg, fb), *seeds[1:])
+
+
+@dataclass(frozen=True)
+class Paint:
+    """A specimen's colours over the relief: ``front`` and ``slant`` per channel, ``metal``; pigment; legs."""
+
+    front: list[Array]
+    slant: list[Array]
+    metal: Array | float
+    pigment: Array
+    legs: Array
+
+
+def _palette(one: Specimen, s: Relief) -> Paint:
+    wing, fore = COATS[one.coat], COATS[one.fore]
+
+    def blend(back: float, ahead: float, shift: float = 1.0) -> Array:
+        if back == ahead:
+            return np.float32(back * shift)
+        return np.float32(ahead * shift) + np.float32((back - ahead) * shift) * s.wing
+
+    front = [blend(*pair) for pair in zip(wing.front, fore.front, one.shift, strict=True)]
+    slant = [blend(*pair) for pair in zip(wing.slant, fore.slant, one.shift, strict=True)]
+    pigment = np.clip(np.array(PIGMENTS[one.pigment]) * one.fade, 0, 0.95).astype(np.float32)
+    return Paint(front, slant, blend(wing.metal, fore.metal), pigment, np.array(LEGS[one.legs], np.float32))
 
 
 @dataclass(frozen=True)
@@ -73,17 +127,18 @@ class Sprite:
 def sprite(one: Specimen, density: float, light: Array, sun: float, style: str) -> Sprite:
     """Draw a specimen at ``density`` pixels a body length, lit from ``light`` (unit vector [3] in body frame)."""
     s = relief(one.genus, density)
-    coat, pigment = COATS[one.coat], np.array(PIGMENTS[one.pigment], np.float32)
+    colours = _palette(one, s)
     marked = paint(one.mark, s, np.random.default_rng(one.seed_mark))
     limbs = pose(one.genus, one.mark, np.random.default_rng(one.seed_pose))
     ends = np.concatenate([limbs.start, limbs.end, [[-HALF, -TOP], [HALF, 1 + TOP]]])
     low, high = np.floor((ends.min(0) - 0.04) * density), np.ceil((ends.max(0) + 0.04) * density)
     size, origin = (int(high[0] - low[0]), int(high[1] - low[1])), (-float(low[0]), -float(low[1]))
-    front = np.array(coat.front, np.float32) * np.array(one.shift, np.float32)
-    slant = np.array(coat.slant, np.float32) * np.array(one.shift, np.float32)
-    pixels, mark = draw_limbs(limbs, size, origin, density, light, front, pigment, style)
-    colour = _photo if style == "photo" else _drawing
-    body = colour(s, front, slant, coat.metal, BODIES[one.genus].shine, marked, pigment, light, sun)
+    pixels, mark = draw_limbs(limbs, size, origin, density, light, colours.legs, colours.pigment, style)
+    if style == "photo":
+        body = _photo(s, colours, BODIES[one.genus].shine, marked, light, sun)
+        litter(body, s, np.random.default_rng(one.seed_wear), light)
+    else:
+        body = _drawing(s, colours, marked, light)
     body = np.moveaxis(np.sqrt(np.clip(body, 0, 1)) * 255, 0, -1)
     # the body over the limbs
     top, left = (
@@ -100,17 +155,7 @@ def sprite(one: Specimen, density: float, light: Array, sun: float, style: str) 
     return Sprite(pixels, mark, density, origin, limbs.points)
 
 
-def _photo(
-    s: Relief,
-    front: Array,
-    slant: Array,
-    metal: float,
-    shine: float,
-    marked: Array,
-    pigment: Array,
-    light: Array,
-    sun: float,
-) -> Array:
+def _photo(s: Relief, p: Paint, shine: float, marked: Array, light: Array, sun: float) -> Array:
     """Glossy chitin: iridescent pigment, wrapped diffuse light, a soft-box highlight, a sky in the rim."""
     nx, ny, nz = s.normal
     toward = nx * light[0] + ny * light[1] + nz * light[2]
@@ -128,28 +173,18 @@ def _photo(
     g12 = g4 * g4 * g4
     matte = 1 - 0.35 * marked
     mirror = (shine * sun) * (0.42 * window + 0.10 * g12) * matte + 0.10 * fresnel * shine
-    bloom = metal * (1.1 * g4 + 0.9 * g12) * (1 - marked)  # metals reflect in their own colour
+    bloom = p.metal * (1.1 * g4 + 0.9 * g12) * (1 - marked)  # metals reflect in their own colour
     mottle = s.tone * (1 + 0.10 * s.grain)
     keep = 1 - s.eye
     out = np.empty((3, *s.cover.shape), np.float32)
     for c in range(3):
-        albedo = (front[c] + (slant[c] - front[c]) * tilt) * mottle * keep + 0.004
-        albedo = albedo + (pigment[c] * (1 + 0.05 * s.grain) - albedo) * marked
+        albedo = (p.front[c] + (p.slant[c] - p.front[c]) * tilt) * mottle * keep + 0.004
+        albedo = albedo + (p.pigment[c] * (1 + 0.05 * s.grain) - albedo) * marked
         out[c] = (albedo * (lit * 1.25 + sky + bloom * lit) + mirror) * s.shade
     return out
 
 
-def _drawing(
-    s: Relief,
-    front: Array,
-    slant: Array,
-    metal: float,
-    shine: float,
-    marked: Array,
-    pigment: Array,
-    light: Array,
-    sun: float,
-) -> Array:
+def _drawing(s: Relief, p: Paint, marked: Array, light: Array) -> Array:
     """Watercolour and ink: two washes, hatching on the far side, a bare-paper highlight, outlines."""
     nx, ny, nz = s.normal
     toward = nx * light[0] + ny * light[1] + nz * light[2]
@@ -162,8 +197,8 @@ def _drawing(
     line = np.maximum(line, s.eye * 0.9)
     out = np.empty((3, *s.cover.shape), np.float32)
     for c in range(3):
-        wash = 0.07 + 2.2 * front[c] * (1 + 0.25 * s.grain)
+        wash = 0.07 + 2.2 * p.front[c] * (1 + 0.25 * s.grain)
         wash = wash * (1 - 0.5 * dark) + (0.85 - wash) * glow
-        wash = wash + (pigment[c] * (1 - 0.25 * dark) - wash) * marked
+        wash = wash + (p.pigment[c] * (1 - 0.25 * dark) - wash) * marked
         out[c] = wash * (1 - line) + 0.012 * line
     return out

@@ -55,13 +55,12 @@ def draw_limbs(
     origin: Point,
     density: float,
     light: Array,
-    coat: Array,
+    base: Array,
     pigment: Array,
     style: str,
 ) -> tuple[Array, Array]:
     """Pixels [height, width, 4] (colour, opacity; the colour is also there where the opacity is 0) and mark [h, w]."""
     photo = style == "photo"
-    base = 0.5 * coat + np.array([0.016, 0.012, 0.009])
     # four channels without Pillow's special care for transparency: twice as quick, and the fill prevents fringes
     image = Image.new("CMYK", (size[0] * _SS, size[1] * _SS), (*_byte(base), 0))
     brush = ImageDraw.Draw(image)

@@ -48,19 +48,19 @@ def _spots(s: Relief, u: float, t: float, radius: float, dy: float, tall: float 
 
 def _band(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
     wave = 0.012 * np.cos(s.u * 7) - 0.02 * s.u**2
-    return 0.056 * size - np.abs(s.y - _length(s, 0.48) - dy - wave), s.wing
+    return 0.045 * size - np.abs(s.y - _length(s, 0.48) - dy - wave), s.wing
 
 
 def _two_spots(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
-    return _spots(s, 0.52 + dx, 0.36, 0.058 * size, dy), s.wing
+    return _spots(s, 0.52 + dx, 0.36, 0.049 * size, dy), s.wing
 
 
 def _rear_spots(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
-    return _spots(s, 0.46 + dx, 0.72, 0.058 * size, dy), s.wing
+    return _spots(s, 0.46 + dx, 0.72, 0.049 * size, dy), s.wing
 
 
 def _edge(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
-    return 0.055 * size - (_half_width(s) - np.abs(s.x)), s.wing * np.clip((0.94 - s.t) * 25, 0, 1)
+    return 0.045 * size - (_half_width(s) - np.abs(s.x)), s.wing * np.clip((0.94 - s.t) * 25, 0, 1)
 
 
 def _tail(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
@@ -68,7 +68,7 @@ def _tail(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
 
 
 def _shoulders(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
-    return _spots(s, 0.66, 0.15, 0.062 * size, 0.3 * dy, 1.2), s.wing
+    return _spots(s, 0.66, 0.15, 0.052 * size, 0.3 * dy, 1.2), s.wing
 
 
 def _seam(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
@@ -83,7 +83,7 @@ def _collar(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]
 def _dot(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
     rows = np.flatnonzero(s.pronotum.max(1) > 0.5)
     y = (s.y[rows[0], 0] + s.y[rows[-1], 0]) / 2 + 0.5 * dy
-    return 0.056 * size - np.hypot(s.x - 0.3 * dx, (s.y - y) / 0.95), s.pronotum
+    return 0.048 * size - np.hypot(s.x - 0.3 * dx, (s.y - y) / 0.95), s.pronotum
 
 
 def _chevron(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:

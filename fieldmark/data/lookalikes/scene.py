@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import cos, pi, radians, sin
+from math import cos, radians, sin
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from PIL import Image, ImageFilter
 
 from fieldmark.data.lookalikes import background, cover
 from fieldmark.data.lookalikes.anatomy import BODIES, Array, landmarks, outline
-from fieldmark.data.lookalikes.draw import COATS, Specimen, Sprite, sprite
-from fieldmark.data.lookalikes.species import Species, genus, mark
+from fieldmark.data.lookalikes.draw import Sprite, specimen, sprite
+from fieldmark.data.lookalikes.species import Species, mark
 from fieldmark.runtime.errors import UsageError
 
 #: The smallest and the largest picture's side in pixels.
@@ -90,26 +90,27 @@ def render(
         raise UsageError(f'look-alikes: style "{style}" is unknown, choose one of {", ".join(STYLES)}')
     if shortcut is not None and shortcut not in background.NAMES:
         raise UsageError(f'look-alikes: background "{shortcut}" is unknown, e.g. "{background.NAMES[0]}"')
-    streams = np.random.SeedSequence(seed, spawn_key=(species.number, index)).spawn(6)
-    specimen = _specimen(species, mark or species.mark, *streams[:3])
-    view = _view(np.random.default_rng(streams[3]), BODIES[species.genus].size)
-    ground_rng = np.random.default_rng(streams[4])
+    streams = np.random.SeedSequence(seed, spawn_key=(species.number, index)).spawn(7)
+    one_of = specimen(species.genus, mark or species.mark, streams[:4])
+    view = _view(np.random.default_rng(streams[4]), BODIES[species.genus].size)
+    ground_rng = np.random.default_rng(streams[5])
     place = shortcut or str(ground_rng.choice(background.NAMES))
 
     azimuth = radians(view.light - 90)  # in the picture: 0 = from the right, -90 = from the top
     light = _unit(cos(azimuth), sin(azimuth), np.tan(radians(view.elevation)))
     in_body = _unit(*_turn(light[0], light[1], -radians(view.rotation)), light[2])
     density = _density(view.length, size)
-    one = sprite(specimen, density, in_body, view.sun, style)
-    matrix = _place(view, specimen.genus, one, size)
+    one = sprite(one_of, density, in_body, view.sun, style)
+    matrix = _place(view, one_of.genus, one, size)
     beetle, mark_cover = _warp(one, matrix, size)
     alpha = beetle[..., 3]
     ground = background.ground(ground_rng, place, size, light[0] > 0, style)
-    blade = cover.choose(np.random.default_rng(streams[5]), mark_cover, alpha, size, VISIBLE, style)
+    blade = cover.choose(np.random.default_rng(streams[6]), mark_cover, alpha, size, VISIBLE, style)
     image = _compose(ground, beetle, blade, light, view, style)
     hidden = np.zeros((size, size), bool) if blade is None else np.asarray(blade.getchannel("A")) > 127
     mark_mask, object_mask = (mark_cover > 127) & ~hidden, (alpha > 127) & ~hidden
-    attributes = {**species.attributes, "colour": specimen.coat, "mark_colour": specimen.pigment}
+    attributes = {**species.attributes, "colour": one_of.coat, "mark_colour": one_of.pigment}
+    attributes |= {"fore_colour": one_of.fore, "leg_colour": one_of.legs}
     if mark is not None:
         attributes |= _mark_words(mark)
     nuisance = {name: round(float(value), 4) for name, value in vars(view).items()}
@@ -120,7 +121,7 @@ def render(
         species,
         _box(mark_mask),
         _box(object_mask),
-        _parts(specimen.genus, one, matrix, hidden, size),
+        _parts(one_of.genus, one, matrix, hidden, size),
         mark_mask,
         object_mask,
         attributes,
@@ -129,18 +130,10 @@ def render(
     )
 
 
-def _specimen(species: Species, mark: str, *seeds: np.random.SeedSequence) -> Specimen:
-    rng = np.random.default_rng(seeds[0])
-    coat = str(rng.choice(list(COATS)))
-    pigment = COATS[coat].marks[int(rng.integers(len(COATS[coat].marks)))]
-    r, g, b = (float(value) for value in np.exp(rng.normal(0, 0.16, 3) + rng.normal(0, 0.15)))
-    return Specimen(species.genus, mark, coat, pigment, (r, g, b), seeds[1], seeds[2])
-
-
 def _view(rng: np.random.Generator, relative: float) -> View:
     return View(
-        rotation=float(np.clip(rng.normal(0, 24), -60, 60)),
-        length=relative * rng.uniform(0.58, 0.76),
+        rotation=float(np.clip(rng.normal(0, 40), -110, 110)),
+        length=relative * rng.uniform(0.50, 0.70),
         tilt=rng.uniform(0, 22),
         tilt_axis=rng.uniform(0, 360),
         x=rng.random(),
