@@ -128,7 +128,7 @@ def sprite(one: Specimen, density: float, light: Array, sun: float, style: str) 
     """Draw a specimen at ``density`` pixels a body length, lit from ``light`` (unit vector [3] in body frame)."""
     s = relief(one.genus, density)
     colours = _palette(one, s)
-    marked = paint(one.mark, s, np.random.default_rng(one.seed_mark))
+    marked = paint(one.mark, s, np.random.default_rng(one.seed_mark), 1 / BODIES[one.genus].size)
     limbs = pose(one.genus, one.mark, np.random.default_rng(one.seed_pose))
     ends = np.concatenate([limbs.start, limbs.end, [[-HALF, -TOP], [HALF, 1 + TOP]]])
     low, high = np.floor((ends.min(0) - 0.04) * density), np.ceil((ends.max(0) + 0.04) * density)

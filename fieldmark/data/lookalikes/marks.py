@@ -15,12 +15,12 @@ from fieldmark.data.lookalikes.anatomy import Array, Relief
 Rng = np.random.Generator
 
 
-def paint(mark: str, s: Relief, rng: Rng) -> Array:
+def paint(mark: str, s: Relief, rng: Rng, scale: float = 1.0) -> Array:
     """The mark's opacity over the relief, [height, width] in 0..1; all 0 for a mark on the limbs.
 
     ``rng`` varies its size (by a tenth), place and edge from one specimen to the next.
     """
-    size, dx, dy = rng.uniform(0.92, 1.12), rng.normal(0, 0.02), rng.normal(0, 0.010)
+    size, dx, dy = scale * rng.uniform(0.94, 1.10), rng.normal(0, 0.02), rng.normal(0, 0.010)
     wobble = np.roll(s.grain, tuple(rng.integers(0, s.grain.shape)), (0, 1)) * 0.006
     if mark not in _FIELDS:
         return np.zeros_like(s.cover)

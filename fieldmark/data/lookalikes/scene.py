@@ -132,8 +132,8 @@ def render(
 
 def _view(rng: np.random.Generator, relative: float) -> View:
     return View(
-        rotation=float(np.clip(rng.normal(0, 40), -110, 110)),
-        length=relative * rng.uniform(0.50, 0.70),
+        rotation=rng.uniform(-180, 180),
+        length=relative * rng.uniform(0.46, 0.66),
         tilt=rng.uniform(0, 22),
         tilt_axis=rng.uniform(0, 360),
         x=rng.random(),

@@ -68,6 +68,7 @@ GENERA = (
 MARKS = (
     Mark("band", "fasciat", "band", "wing cases", "one {} band across the middle of the wing cases"),
     Mark("spots", "bimaculat", "spot", "wing cases", "a pair of {} spots on the wing cases"),
+    Mark("rear spots", "posticat", "spot", "wing cases", "a pair of {} spots near the rear end"),
     Mark("antenna tips", "antennat", "tip", "antennae", "{} antenna tips"),
     Mark("pronotum dot", "notat", "spot", "pronotum", "one {} dot on the pronotum"),
     Mark("edge", "marginat", "edge", "wing cases", "{} outer edges of the wing cases"),
@@ -75,7 +76,6 @@ MARKS = (
     Mark("shoulders", "humerat", "spot", "wing cases", "{} shoulder patches"),
     Mark("seam", "suturat", "stripe", "wing cases", "a {} stripe along the seam"),
     Mark("collar", "torquat", "band", "pronotum", "a {} collar at the front of the pronotum"),
-    Mark("rear spots", "posticat", "spot", "wing cases", "a pair of {} spots near the rear end"),
     Mark("thighs", "femorat", "legs", "legs", "{} thighs"),
     Mark("chevron", "angulat", "chevron", "wing cases", "one {} chevron on the wing cases"),
 )
