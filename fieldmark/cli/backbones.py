@@ -65,7 +65,8 @@ def _timm(pattern: str) -> list[dict[str, Any]]:
 
     found = []
     for name in timm.list_models(pattern, pretrained=True):
-        size = timm.get_pretrained_cfg(name).input_size[-1]
+        config = timm.get_pretrained_cfg(name)
+        size = config.input_size[-1] if config else None
         embedded = EMBEDDED.get(name.partition(".")[0])
         here = embedded is not None and util.find_spec(embedded[0]) is not None
         found.append({"backbone": name, "pixels": size, "weights": "installed" if here else "model hub"})

@@ -10,6 +10,7 @@ import ctypes
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ _OWN = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 #: Taken where the system does not tell how much memory is free.
 _MODEST = 2 << 30
+_IMPORTED = time.monotonic()
 
 
 def cores(groups: Path = _GROUPS, own: Path = _OWN) -> int:
@@ -46,6 +48,17 @@ def memory_bytes(groups: Path = _GROUPS, own: Path = _OWN, meminfo: Path = _MEMI
             if limit is not None and usage is not None:
                 room.append(limit - usage + _field(folder / "memory.stat", key))
     return max(0, int(min(room)))
+
+
+def process_seconds() -> float:
+    """Seconds since this process started, the start of Python included where the system tells (Linux)."""
+    try:
+        # After the command in brackets come the fields from the third on; the 22nd is the start in ticks.
+        started = int(_text(Path("/proc/self/stat")).rpartition(")")[2].split()[19])
+        uptime = float(_text(Path("/proc/uptime")).split()[0])
+        return max(0.0, uptime - started / os.sysconf("SC_CLK_TCK"))
+    except (IndexError, ValueError, AttributeError, OSError):
+        return time.monotonic() - _IMPORTED
 
 
 def _quotas(groups: Path, own: Path) -> Iterator[float]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,20 @@ def test_memory_of_version_2(tmp_path: Path) -> None:
 def test_memory_of_version_1_never_below_zero(tmp_path: Path) -> None:
     files = {"memory/x/memory.limit_in_bytes": "100", "memory/x/memory.usage_in_bytes": "300"}
     assert machine.memory_bytes(*group(tmp_path, "4:memory:/x\n", files)) == 0
+
+
+def test_the_age_of_this_process() -> None:
+    code = (
+        "import time; time.sleep(.3); from fieldmark.runtime.machine import process_seconds as age\n"
+        "first = age(); time.sleep(.2); print(first, age())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = map(float, done.stdout.split())
+    assert first < 30 and 0.15 < second - first < 30
+    if sys.platform == "linux":
+        assert first > 0.3
+
+
+def test_the_age_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_text", lambda path: "")
+    assert machine.process_seconds() > 0

@@ -1,0 +1,103 @@
+"""``fieldmark datasets``: photo sets that can be written to a folder here and now."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fieldmark.cli.common import check_free, verb
+from fieldmark.cli.screen import Screen
+
+#: Every module has ``write(root, *, options..., progress)`` that returns the folder.
+SETS = {
+    "look-alikes": (
+        "fieldmark.data.lookalikes",
+        "rendered beetles: a species is one small mark, and its place is known",
+    ),
+    "digits": (
+        "fieldmark.data.zoo.digits",
+        "scikit-learn's handwritten digits: 1,797 tiny pictures of 10 classes, real and offline",
+    ),
+}
+
+
+@verb(
+    examples="""
+    fieldmark datasets
+    fieldmark datasets digits --out digits
+    fieldmark datasets look-alikes --out beetles --with n_species=20 --with shortcut=true
+    """
+)
+def datasets(
+    screen: Screen,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", show_default=False, help="The set.  [default: list all]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it to this folder.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="OPTION=VALUE", help="An option of the set; NAME alone lists them."),
+    ] = None,
+) -> None:
+    """List photo sets, or write one to a folder, ready for `fieldmark train`."""
+    from fieldmark.runtime.errors import UsageError
+
+    if name is None:
+        if out is not None or option:
+            raise UsageError("which set? `fieldmark datasets` lists them")
+        screen.table(("set", "what"), [(one, what) for one, (_, what) in SETS.items()])
+        screen.answer({"datasets": [{"name": one, "what": what} for one, (_, what) in SETS.items()]})
+        return
+    if name not in SETS:
+        near = difflib.get_close_matches(name, SETS, 1, 0)
+        raise UsageError(f"no photo set is called {name!r}; did you mean {near[0]!r}?")
+    write = import_module(SETS[name][0]).write
+    known = _options(write)
+    chosen = dict(_read(item, known) for item in option or ())
+    if out is None:
+        if chosen:
+            raise UsageError("--with needs --out: the folder to write to")
+        screen.say(f"{name}: {SETS[name][1]}")
+        screen.table(("option", "default"), [(one, str(default)) for one, default in known.items()])
+        screen.answer({"name": name, "what": SETS[name][1], "options": known})
+        return
+    check_free(out)
+    with screen.progress() as progress:
+        if "progress" in inspect.signature(write).parameters:
+            chosen["progress"] = lambda done, total: progress("photos", done, total)
+        folder = write(out, **chosen)
+    screen.say(f"{folder} is ready: fieldmark train {folder}")
+    screen.answer({"name": name, "out": folder})
+
+
+def _options(write: Callable[..., Path]) -> dict[str, Any]:
+    """The options of a set and their defaults; only plain values can be given on a command line."""
+    parameters = inspect.signature(write).parameters.values()
+    return {
+        item.name: item.default
+        for item in parameters
+        if item.kind is item.KEYWORD_ONLY and isinstance(item.default, bool | int | float | str)
+    }
+
+
+def _read(item: str, known: dict[str, Any]) -> tuple[str, Any]:
+    from fieldmark.runtime.errors import UsageError
+
+    name, _, text = item.partition("=")
+    name = name.strip().replace("-", "_")
+    if name not in known:
+        raise UsageError(f"--with {item}: the options are {', '.join(known) or 'none'}")
+    default = known[name]
+    try:
+        if isinstance(default, bool):
+            return name, {"true": True, "false": False}[text.strip().lower()]
+        return name, type(default)(text.strip())
+    except (ValueError, KeyError):
+        kind = "true or false" if isinstance(default, bool) else f"a value such as {default}"
+        raise UsageError(f"--with {item}: expected {kind}") from None
