@@ -189,6 +189,8 @@ def _check_size(size: tuple[int, int]) -> None:
 
 def _reason(data: bytes, error: Exception) -> str:
     """A short phrase for what went wrong inside a reader."""
+    if isinstance(error, Image.DecompressionBombError):  # a reader's own check, before ours
+        return f"larger than {MAX_PIXELS // 1_000_000} megapixels"
     text = " ".join(str(error).split())
     cut = (
         (data[:3] == b"\xff\xd8\xff" and b"\xff\xd9" not in data[-1024:])

@@ -177,7 +177,7 @@ def test_declared_size_of_other_formats(recwarn):
     webp = bytearray(encode(Image.new("RGBA", (8, 8), (1, 2, 3, 4)), "WEBP", lossless=False))
     assert webp[12:16] == b"VP8X"
     webp[24:30] = (16000).to_bytes(3, "little") * 2
-    assert "16001 x 16001" in refused(bytes(webp)) or "damaged" in refused(bytes(webp))
+    assert "larger than 50 megapixels" in refused(bytes(webp))
     gif = bytearray(encode(Image.new("P", (8, 8)), "GIF"))
     gif[6:10] = struct.pack("<HH", 60000, 60000)
     assert "60000 x 60000" in refused(bytes(gif))
