@@ -76,12 +76,11 @@ def fingerprints(
     errors: list[str | None] = []
     perceptual, thumbs = [np.zeros(0, np.uint64)], [np.zeros((0, _LOW, _LOW), np.uint8)]
     with ThreadPoolExecutor(workers or cores()) as pool:
-        for names, grey, reasons in pool.map(_fingerprint, batches):
+        for names, hashes, small, reasons in pool.map(_fingerprint, batches):
             content += names
             errors += reasons
-            perceptual.append(perceptual_hash(grey))
-            means = grey.reshape(-1, _LOW, _SIDE // _LOW, _LOW, _SIDE // _LOW).mean((2, 4))
-            thumbs.append(np.rint(means).astype(np.uint8))
+            perceptual.append(hashes)
+            thumbs.append(small)
             if progress:
                 progress(len(names))
     return Fingerprints(
@@ -153,7 +152,9 @@ def near_pairs(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -> tuple[np
     return codes // max(count, 1), codes % max(count, 1)
 
 
-def _fingerprint(paths: Sequence[str | Path]) -> tuple[list[str], np.ndarray, list[str | None]]:
+def _fingerprint(
+    paths: Sequence[str | Path],
+) -> tuple[list[str], np.ndarray, np.ndarray, list[str | None]]:
     grey = np.zeros((len(paths), _SIDE, _SIDE), np.uint8)
     names, errors = [""] * len(paths), [None] * len(paths)  # type: list[str], list[str | None]
     for row, path in enumerate(paths):
@@ -164,7 +165,8 @@ def _fingerprint(paths: Sequence[str | Path]) -> tuple[list[str], np.ndarray, li
             names[row] = image.content_hash(data)
         except ImageError as error:
             errors[row] = str(error)
-    return names, grey, errors
+    means = grey.reshape(-1, _LOW, _SIDE // _LOW, _LOW, _SIDE // _LOW).mean((2, 4))
+    return names, perceptual_hash(grey), np.rint(means).astype(np.uint8), errors
 
 
 def _candidates(hashes: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
