@@ -50,8 +50,7 @@ def evaluation(
     p = p[keep]
     y = np.array([index[str(labels[i])] for i in keep])
     called = p.argmax(1)
-    confusion = metrics.confusion_matrix(y, called, len(classes))
-    scores = metrics.class_scores(confusion)
+    scores = metrics.class_scores(y, called, len(classes))
     precision, recall, f1 = scores.macro()
     right = int((called == y).sum())
     names = [str(paths[i]) for i in keep]
@@ -81,7 +80,6 @@ def evaluation(
             if scores.occurs[i]
         },
         classes=list(classes),
-        confusion=confusion,
         predictions=predictions,
         excluded=excluded.total(),
         excluded_by_reason=dict(excluded),

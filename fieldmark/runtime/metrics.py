@@ -70,10 +70,11 @@ class ClassScores:
         return float(self.recall[self.n > 0].mean())
 
 
-def class_scores(confusion: ArrayLike) -> ClassScores:
-    """Precision, recall and F1 of every class from the confusion matrix [C, C]."""
-    counts = np.asarray(confusion)
-    right, n, called = np.diag(counts), counts.sum(1), counts.sum(0)
+def class_scores(labels: ArrayLike, predicted: ArrayLike, n_classes: int) -> ClassScores:
+    """Precision, recall and F1 of every class."""
+    y, called_as = np.asarray(labels), np.asarray(predicted)
+    n, called = np.bincount(y, minlength=n_classes), np.bincount(called_as, minlength=n_classes)
+    right = np.bincount(y[y == called_as], minlength=n_classes)
     return ClassScores(
         n, _ratio(right, called), _ratio(right, n), _ratio(2 * right, n + called), n + called > 0
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,8 @@ class Evaluation:
     """How well photos of known class were recognised; scores in 0 to 1, conventions in ``metrics.py``.
 
     ``per_class`` holds the classes that occur among the labels or the predictions, so that the macro scores
-    are its means. ``confusion`` [C, C] counts photos, true classes in rows, in the order of ``classes``.
+    are its means. ``confusion`` [C, C] counts photos, true classes in rows, in the order of ``classes``
+    (made when first asked for: it is large where classes are many).
     ``predictions`` has a row a photo: path, label (the true one), predicted, score, label_score (the
     probability of the true class), correct, label_2, score_2 … label_5, score_5, and hash where known.
     """
@@ -77,16 +79,27 @@ class Evaluation:
     ece: float
     per_class: dict[str, dict[str, float]]
     classes: list[str]
-    confusion: np.ndarray
     predictions: pa.Table
     excluded: int = 0
     excluded_by_reason: dict[str, int] = field(default_factory=dict)
 
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        import numpy as np
+
+        from fieldmark.runtime.metrics import confusion_matrix
+
+        index = {name: i for i, name in enumerate(self.classes)}
+        true, called = (
+            np.array([index[name] for name in self.predictions[column].to_pylist()])
+            for column in ("label", "predicted")
+        )
+        return confusion_matrix(true, called, len(self.classes))
+
     def to_dict(self) -> dict[str, Any]:
         """All but ``classes``, ``confusion`` and ``predictions``, ready for JSON."""
-        large = ("classes", "confusion", "predictions")
-        answer = {key: value for key, value in vars(self).items() if key not in large}
-        return answer | {"top1_ci95": list(self.top1_ci95)}
+        small = [item.name for item in fields(self) if item.name not in ("classes", "predictions")]
+        return {name: getattr(self, name) for name in small} | {"top1_ci95": list(self.top1_ci95)}
 
     def to_pandas(self) -> Any:
         """The table of predictions as a pandas frame (pandas is not among fieldmark's own needs)."""

@@ -66,9 +66,10 @@ def test_wilson_of_nothing_knows_nothing():
 def test_confusion_and_class_scores(case):
     p, y = case
     c, called = p.shape[1], p.argmax(1)
-    confusion = metrics.confusion_matrix(y, called, c)
-    assert np.array_equal(confusion, skm.confusion_matrix(y, called, labels=range(c)))
-    scores = metrics.class_scores(confusion)
+    assert np.array_equal(
+        metrics.confusion_matrix(y, called, c), skm.confusion_matrix(y, called, labels=range(c))
+    )
+    scores = metrics.class_scores(y, called, c)
     expected = skm.precision_recall_fscore_support(y, called, labels=range(c), zero_division=0)
     for ours, theirs in zip((scores.precision, scores.recall, scores.f1, scores.n), expected, strict=True):
         assert ours == pytest.approx(theirs)
@@ -79,7 +80,7 @@ def test_confusion_and_class_scores(case):
 
 def test_macro_leaves_out_absent_classes_and_counts_wrongly_called_ones():
     # class 2 occurs only as a wrong prediction: it counts as 0; class 3 occurs nowhere: left out
-    scores = metrics.class_scores(metrics.confusion_matrix([0, 0, 1, 1], [0, 0, 1, 2], 4))
+    scores = metrics.class_scores([0, 0, 1, 1], [0, 0, 1, 2], 4)
     assert scores.macro()[1] == pytest.approx((1 + 0.5 + 0) / 3)
     assert scores.balanced_accuracy() == pytest.approx((1 + 0.5) / 2)
 
