@@ -1,4 +1,4 @@
-"""What the beetles sit on: leaf, bark, sand, paper, stone, moss, soil. Textures are made once and cut many times.
+"""What the beetles sit on: leaf, bark, sand, moss… Textures are made once and cut many times.
 
 A texture is lit from the upper left; a picture lit from the right gets it mirrored.
 """
@@ -13,8 +13,22 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Array = np.ndarray
 Rng = np.random.Generator
+Rgb = tuple[int, int, int]
 
-KINDS = ("leaf", "bark", "sand", "paper", "stone", "moss", "soil")
+KINDS = (
+    "leaf",
+    "bark",
+    "sand",
+    "paper",
+    "stone",
+    "moss",
+    "soil",
+    "petal",
+    "dry leaf",
+    "wood",
+    "grass",
+    "clay",
+)
 TINTS = ("plain", "warm", "cool")
 #: Every background that a picture can have: "leaf plain", "leaf warm", …
 NAMES = tuple(f"{kind} {tint}" for tint in TINTS for kind in KINDS)
@@ -23,12 +37,12 @@ VARIANTS = 2
 #: Steps of focus: 0 = sharp.
 FOCUS = 3
 
-_GAINS = {"plain": (1.0, 1.0, 1.0), "warm": (1.13, 1.0, 0.80), "cool": (0.84, 0.98, 1.16)}
+_GAINS = {"plain": (1.0, 1.0, 1.0), "warm": (1.08, 1.0, 0.84), "cool": (0.89, 0.99, 1.09)}
 
 
 def gains(name: str) -> tuple[float, float, float]:
     """What the background's tint multiplies red, green and blue with."""
-    return _GAINS[name.split()[1]]
+    return _GAINS[name.rsplit(maxsplit=1)[1]]
 
 
 @lru_cache(maxsize=2 * len(KINDS) * VARIANTS * FOCUS)
@@ -69,6 +83,18 @@ def _picture(colour: Array, light: Array | float = 1.0) -> Image.Image:
 
 
 def _leaf(rng: Rng, side: int) -> Image.Image:
+    return _blade(rng, side, (46, 92, 30), (112, 150, 58), (176, 192, 112))
+
+
+def _petal(rng: Rng, side: int) -> Image.Image:
+    return _blade(rng, side, (196, 112, 138), (236, 182, 188), (246, 220, 214), 0.35)
+
+
+def _dry_leaf(rng: Rng, side: int) -> Image.Image:
+    return _blade(rng, side, (122, 72, 36), (188, 132, 72), (96, 58, 34), 1.3)
+
+
+def _blade(rng: Rng, side: int, dark: Rgb, bright: Rgb, veins: Rgb, relief: float = 1.0) -> Image.Image:
     """A leaf from near: midrib, side veins, a net of fine veins, waxy blotches."""
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
     turn = rng.uniform(-0.5, 0.5)
@@ -86,10 +112,10 @@ def _leaf(rng: Rng, side: int) -> Image.Image:
         0.004 * billow + 0.010 * noise(rng, side, (5, 11)) - 0.0016 * side_vein - 0.004 * rib - 0.0006 * fine
     )
     tone = 0.5 + 0.35 * noise(rng, side, (4, 9, 20)) + 0.12 * noise(rng, side, (150,))
-    colour = _mix(tone, (46, 92, 30), (112, 150, 58))
+    colour = _mix(tone, dark, bright)
     pale = np.clip(0.75 * rib + 0.5 * side_vein + 0.16 * fine, 0, 1)[..., None]
-    colour = colour * (1 - pale) + np.array((176, 192, 112), np.float32) * pale
-    return _picture(colour, _relit(height, 0.9) * (0.94 + 0.12 * tone))
+    colour = colour * (1 - pale) + np.array(veins, np.float32) * pale
+    return _picture(colour, _relit(height, 0.9 * relief) * (0.94 + 0.12 * tone))
 
 
 def _bark(rng: Rng, side: int) -> Image.Image:
@@ -233,7 +259,69 @@ def _soil(rng: Rng, side: int) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(side / 1100))
 
 
+def _wood(rng: Rng, side: int) -> Image.Image:
+    """A weathered board: year rings cut lengthwise, pores, a check or two."""
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
+    swirl = noise(rng, side, (3, 6), 3.0)
+    rings = (x + 0.16 * swirl + 0.05 * np.sin(y * 3 + 1)) * 12
+    ring = np.abs(rings % 1 - 0.3) ** 0.7
+    pores = np.clip(noise(rng, side, (200,), 22.0) * 2 - 1.1, 0, 1)
+    colour = _mix(
+        0.35 + 0.75 * ring + 0.15 * noise(rng, side, (60, 150), 12.0), (134, 96, 62), (206, 166, 118)
+    )
+    colour = colour * (1 - 0.30 * pores[..., None])
+    return _picture(colour, _relit(0.0022 * ring - 0.0012 * pores + 0.004 * noise(rng, side, (5,)), 0.9))
+
+
+def _grass(rng: Rng, side: int) -> Image.Image:
+    """Long blades, crossing."""
+    image = Image.new("RGB", (side, side), (26, 40, 14))
+    brush = ImageDraw.Draw(image)
+    for i in range(700):
+        px, py = rng.uniform(-0.1, 1.1, 2) * side
+        angle, length = rng.normal(-0.5 * pi, 0.55), side * rng.uniform(0.15, 0.5)
+        wide, lit = side * rng.uniform(0.003, 0.009), (0.35 + 0.75 * i / 700) * rng.uniform(0.8, 1.15)
+        nx, ny = -sin(angle) * wide, cos(angle) * wide
+        bend = rng.normal(0, 0.06) * length
+        mx, my = (
+            px + cos(angle) * length / 2 - sin(angle) * bend,
+            py + sin(angle) * length / 2 + cos(angle) * bend,
+        )
+        tip = (px + cos(angle) * length, py + sin(angle) * length)
+        base = ((104, 140, 50), (126, 156, 62), (148, 150, 76))[int(rng.integers(3))]
+        for a, b, tone in ((1.0, -1.0, 0.8), (1.0, 0.0, 1.05)):
+            shape = [(px + nx * a, py + ny * a), (mx + nx * a, my + ny * a), tip]
+            shape += [(mx + nx * b, my + ny * b), (px + nx * b, py + ny * b)]
+            brush.polygon(shape, fill=tuple(min(255, int(c * lit * tone)) for c in base))
+    return image.filter(ImageFilter.GaussianBlur(side / 900))
+
+
+def _clay(rng: Rng, side: int) -> Image.Image:
+    """Dry mud, cracked into plates."""
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
+    x = x + 0.030 * noise(rng, side, (9, 24))
+    y = y + 0.030 * noise(rng, side, (9, 24))
+    seeds = (np.stack(np.mgrid[0:6, 0:6], -1).reshape(-1, 2) + rng.uniform(0.1, 0.9, (36, 2))) / 6
+    first = np.full((side, side), 9, np.float32)
+    second = first.copy()
+    for sx, sy in seeds.astype(np.float32):
+        d = np.hypot(x - sx, y - sy)
+        second = np.minimum(second, np.maximum(first, d))
+        first = np.minimum(first, d)
+    gap = second - first
+    plate = np.clip(gap / 0.045, 0, 1)
+    crack = np.clip(1 - gap / 0.011, 0, 1)
+    height = 0.010 * np.sqrt(plate) + 0.004 * noise(rng, side, (14, 34)) + 0.0008 * noise(rng, side, (140,))
+    colour = _mix(0.5 + 0.45 * noise(rng, side, (8, 20, 60)), (158, 134, 108), (200, 178, 148))
+    return _picture(colour * (1 - 0.75 * crack[..., None]), _relit(height, 0.55))
+
+
 _MAKERS = {
+    "petal": _petal,
+    "dry leaf": _dry_leaf,
+    "wood": _wood,
+    "grass": _grass,
+    "clay": _clay,
     "leaf": _leaf,
     "bark": _bark,
     "sand": _sand,
@@ -246,14 +334,14 @@ _MAKERS = {
 
 def ground(rng: Rng, name: str, size: int, mirrored: bool, style: str) -> Image.Image:
     """A cut of the background ``name`` (RGB, size x size): another place, turn and zoom for every picture."""
-    kind = name.split()[0]
+    kind = name.rsplit(maxsplit=1)[0]
     side = round(1.75 * size)
     variant, focus = int(rng.integers(VARIANTS)), int(rng.integers(FOCUS))
     zoom, angle = rng.uniform(0.72, 1.05), rng.uniform(-0.26, 0.26)
     shift_x, shift_y = rng.random(2)
     gain = np.array(gains(name)) * np.exp(rng.normal(0, 0.04, 3) + rng.normal(-0.03, 0.08))
     if style == "drawing":
-        kind, focus, gain = "paper", 0, 0.35 * gain + 0.65
+        return _washed(rng, kind, size, gain)
     image = texture(kind, variant, side, focus)
     c, s = zoom * cos(angle), zoom * sin(angle)
     reach = size * (abs(c) + abs(s)) / 2
@@ -262,3 +350,12 @@ def ground(rng: Rng, name: str, size: int, mirrored: bool, style: str) -> Image.
     data = (sign * c, -s, cx - (sign * c - s) * size / 2, sign * s, c, cy - (sign * s + c) * size / 2)
     cut = image.transform((size, size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
     return cut.point(np.minimum(255, np.outer(gain, np.arange(256)) + 0.5).astype(int).ravel().tolist())
+
+
+def _washed(rng: Rng, kind: str, size: int, gain: Array) -> Image.Image:
+    """Paper with a blotch of watercolour, in the colour of the background that it stands for."""
+    paper = np.asarray(texture("paper", 0, size), np.float32)
+    tint = np.asarray(texture(kind, 0, 64).resize((1, 1), Image.Resampling.BOX), np.float32)[0, 0] * gain
+    blotch = np.clip(0.9 + 1.6 * noise(rng, size, (3, 6, 13)), 0, 1) * 0.34
+    edge = np.clip(1 - np.abs(blotch - 0.17) * 14, 0, 1) * 0.10  # pigment gathers where a wash ends
+    return _picture(240 + 0.5 * (paper - 240) - (blotch + edge)[..., None] * (250 - tint))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, radians, sin
+from math import ceil, cos, radians, sin
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -12,7 +12,7 @@ from fieldmark.data.lookalikes.anatomy import BODIES, Array, Limbs, Point
 
 _SS = 2  # drawn this many times larger
 _JOINTS = 11  # segments of an antenna
-_TIP = 4  # of them the last, coloured where the tips are the mark
+_TIP = 0.115  # how much of an antenna is coloured, where the tips are the mark
 
 Segment = tuple[
     Point, Point, float, float, float, bool
@@ -36,7 +36,8 @@ def pose(genus: str, mark: str, rng: np.random.Generator) -> Pose:
     segments: list[Segment] = []
     points: dict[str, Point] = {}
     for side, name in ((-1, "left"), (1, "right")):
-        antenna = _antenna(limbs, side, rng, mark == "antenna tips")
+        tip = ceil(_TIP / BODIES[genus].size / limbs.reach * _JOINTS) if mark == "antenna tips" else 0
+        antenna = _antenna(limbs, side, rng, max(2, tip) if tip else 0)
         points[f"{name} antenna"] = antenna[-1][1]
         segments += antenna
         for pair, joint in enumerate(("front", "middle", "hind")):
@@ -140,36 +141,31 @@ def _leg(limbs: Limbs, pair: int, side: int, rng: np.random.Generator, marked: b
     return found
 
 
-def _antenna(limbs: Limbs, side: int, rng: np.random.Generator, marked: bool) -> list[Segment]:
-    lift = rng.normal(0, 6)
-    curl = rng.normal(0, 5)
+def _antenna(limbs: Limbs, side: int, rng: np.random.Generator, coloured: int) -> list[Segment]:
+    """An antenna of which the last ``coloured`` segments are the mark."""
+    lift, curl = rng.normal(0, 6), rng.normal(0, 5)
     p: Point = (side * limbs.root[0], limbs.root[1])
-    steps = np.array([share for _, share in limbs.bends])
-    ends = np.cumsum(steps)
+    shares = np.array([share for _, share in limbs.bends])
+    middles = np.cumsum(shares) - shares / 2
     found: list[Segment] = []
-    for i in range(_JOINTS):
+    blades = 3 if limbs.club == "fan" else 0
+    for i in range(_JOINTS - blades):
         s = (i + 0.5) / _JOINTS
-        angle = float(np.interp(s, ends - steps / 2, [a for a, _ in limbs.bends])) + lift + curl * s * 3
+        angle = float(np.interp(s, middles, [a for a, _ in limbs.bends])) + lift + 3 * curl * s
         q = _step(p, angle, limbs.reach / _JOINTS, side)
-        tip = i >= _JOINTS - _TIP
-        width = 0.020 - 0.006 * s
-        widths = (width * 0.75, width, width * 0.95)
-        if limbs.club == "club" and tip:
-            widths = (0.026, 0.040, 0.036)
+        width, marked = 0.020 - 0.006 * s, i >= _JOINTS - coloured
+        a, b, c = 0.75 * width, width, 0.95 * width
+        if limbs.club == "club" and i >= _JOINTS - 4:
+            a, b, c = 0.026, 0.040, 0.036
         elif limbs.club == "toothed":
-            widths = (0.014, 0.024, 0.034)
-        coloured = marked and tip
-        if coloured:
-            widths = tuple(max(w, 0.036) for w in widths)  # type: ignore[assignment]
-        if limbs.club == "fan" and i >= _JOINTS - 3:
-            for k, spread in enumerate((-34, -2, 30)):
-                if i == _JOINTS - 3 + k:
-                    root = found[-1][1] if k == 0 else found[-k][1]
-                    blade = _step(root, angle + spread, 0.10, side)
-                    found.append((root, blade, 0.014, 0.038, 0.030, marked))
-            continue
-        found.append((p, q, *widths, coloured))
+            a, b, c = 0.014, 0.024, 0.034
+        if marked and not blades:
+            a, b, c = max(a, 0.036), max(b, 0.038), max(c, 0.036)
+        found.append((p, q, a, b, c, marked and not blades))
         p = q
+    for k in range(blades):  # a fan: one blade on each of the last segments
+        tip = _step(p, angle + (-34, -2, 30)[k], 0.115, side)
+        found.append((p, tip, 0.014, 0.040, 0.032, coloured > 0))
     return found
 
 

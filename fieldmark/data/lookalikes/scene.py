@@ -215,19 +215,15 @@ def _compose(
     size = len(beetle)
     alpha = Image.fromarray(beetle[..., 3])
     drift = (-light[0] / light[2] * 0.035 * size, -light[1] / light[2] * 0.035 * size)
-    soft = _shadow(alpha, drift, 0.020 * size)
-    close = _shadow(alpha, (drift[0] / 4, drift[1] / 4), 0.007 * size)
+    soft = _shadow(alpha, drift, 0.020 * size, 4)
+    close = _shadow(alpha, (drift[0] / 4, drift[1] / 4), 0.007 * size, 2)
     dark = (1 - 0.42 * soft) * (1 - 0.45 * close) if style == "photo" else 1 - 0.20 * soft
     out = np.asarray(ground, np.float32) * dark[..., None]
-    pixels = beetle.astype(np.float32)
-    a = pixels[..., 3:] * np.float32(1 / 255)
-    out += (pixels[..., :3] - out) * a
+    _over(out, beetle)
     if blade is not None:
-        out *= (1 - 0.4 * _shadow(blade.getchannel("A"), (2 * drift[0], 2 * drift[1]), 0.022 * size))[
-            ..., None
-        ]
-        front = np.asarray(blade, np.float32)
-        out += (front[..., :3] - out) * (front[..., 3:] * np.float32(1 / 255))
+        above = _shadow(blade.getchannel("A"), (2 * drift[0], 2 * drift[1]), 0.022 * size, 4)
+        out *= (1 - 0.4 * above)[..., None]
+        _over(out, np.asarray(blade))
     if style != "photo":
         return Image.fromarray(np.uint8(np.clip(out, 0, 255)))
     ramp = np.linspace(-0.5, 0.5, size, dtype=np.float32)
@@ -237,21 +233,28 @@ def _compose(
     out *= glow[..., None] * gain
     if view.blur * size > 0.3:
         soft_image = Image.fromarray(np.uint8(np.clip(out, 0, 255))).filter(
-            ImageFilter.GaussianBlur(view.blur * size)
+            ImageFilter.BoxBlur(1.4 * view.blur * size)
         )
         out = np.asarray(soft_image, np.float32)
     out = out + _grain(size, view)
     return Image.fromarray(np.uint8(np.clip(out, 0, 255)))
 
 
-def _shadow(alpha: Image.Image, shift: tuple[float, float], radius: float) -> Array:
-    """The alpha, moved and blurred (at half the size), as [size, size] in 0..1."""
-    size = alpha.size
-    half = alpha.reduce(2)
-    data = (1, 0, -shift[0] / 2, 0, 1, -shift[1] / 2)
-    half = half.transform(half.size, Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
-    half = half.filter(ImageFilter.GaussianBlur(radius / 2))
-    return np.asarray(half.resize(size, Image.Resampling.BILINEAR), np.float32) * np.float32(1 / 255)
+def _over(out: Array, pixels: Array) -> None:
+    """Lay pixels [size, size, 4] over out [size, size, 3], in place, where there is anything."""
+    x, y, w, h = _box(pixels[..., 3] > 0)
+    window = slice(y, y + h), slice(x, x + w)
+    part = pixels[window].astype(np.float32)
+    out[window] += (part[..., :3] - out[window]) * (part[..., 3:] * np.float32(1 / 255))
+
+
+def _shadow(alpha: Image.Image, shift: tuple[float, float], radius: float, shrink: int) -> Array:
+    """The alpha, moved and blurred (at a smaller size), as [size, size] in 0..1."""
+    small = alpha.reduce(shrink)
+    data = (1, 0, -shift[0] / shrink, 0, 1, -shift[1] / shrink)
+    small = small.transform(small.size, Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+    small = small.filter(ImageFilter.GaussianBlur(radius / shrink))
+    return np.asarray(small.resize(alpha.size, Image.Resampling.BICUBIC), np.float32) * np.float32(1 / 255)
 
 
 @lru_cache(maxsize=1)
@@ -290,18 +293,15 @@ def _mark_words(name: str) -> dict[str, str]:
     return {"mark": name, "mark_kind": mark(name).kind, "mark_place": mark(name).place}
 
 
+_THINGS = ("leaf", "petal", "dry leaf")
+
+
 def _caption(attributes: dict[str, str], place: str, style: str) -> str:
     what = "A drawing of a" if style == "drawing" else "A"
     seen = mark(attributes["mark"]).phrase.format(attributes["mark_colour"])
-    where = {
-        "leaf": "a leaf",
-        "bark": "bark",
-        "sand": "sand",
-        "paper": "paper",
-        "stone": "stone",
-        "moss": "moss",
-    }
+    ground = place.rsplit(maxsplit=1)[0]
+    where = "" if style == "drawing" else f" and sits on {'a ' if ground in _THINGS else ''}{ground}"
     return (
         f"{what} {attributes['colour']} beetle with a {attributes['body']} body, a {attributes['pronotum']} pronotum and "
-        f"{attributes['antennae']} antennae; it has {seen} and sits on {where.get(place.split()[0], 'soil')}."
+        f"{attributes['antennae']} antennae; it has {seen}{where}."
     )
