@@ -1,0 +1,127 @@
+"""``report.html``: one file that opens offline and shows how well a model did, where it errs, and on what."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path, PurePath
+from typing import Any
+
+from markupsafe import Markup, escape
+
+import fieldmark
+from fieldmark.report.pictures import Pictures
+from fieldmark.report.sections import flat, judged, large_photos, splits
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.results import Evaluation, Skipped
+
+LARGE, SMALL = 160, 80  # sides of thumbnails, in pixels (shown at about half of that)
+FACES = 200  # classes that get a small picture in the table
+LISTED = 200  # skipped photos that are listed by name
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    evaluation: Evaluation | None,
+    settings: Mapping[str, Any],
+    data: Mapping[str, Mapping[str, int]],
+    skipped: Sequence[Skipped] = (),
+    warnings: Sequence[str] = (),
+    train_examples: Mapping[str, Sequence[str]] | None = None,
+    thumbnails: bool = True,
+    out_of_fold: Evaluation | None = None,
+    seconds: Mapping[str, float] | None = None,
+    root: Path | None = None,
+) -> Path:
+    """Write the page and return its path.
+
+    ``evaluation``: on the test split; where it is None, ``out_of_fold`` (answers for training photos by
+    models that had not seen them) takes its place. ``data``: {split: {class: photos}}. ``settings``: shown as
+    a table, nested mappings joined by dots. ``seconds``: {what: how long it took}, shown with the headline
+    numbers. ``train_examples``: photos of each class to lay beside mistakes; their paths, like those of the
+    evaluation, are taken from ``root`` where given. ``thumbnails=False`` keeps every picture out of the page.
+
+    Raises FieldmarkError where the page cannot be written.
+    """
+    shown = evaluation or out_of_fold
+    context: dict[str, Any] = {
+        "title": title,
+        "version": fieldmark.__version__,
+        "today": date.today().isoformat(),
+        "shown": shown,
+        "held_out": evaluation is not None,
+        "out_of_fold": out_of_fold if evaluation is not None else None,
+        "seconds": seconds or {},
+        "splits": splits(data),
+        "settings": list(flat(settings)),
+        "skipped": list(skipped[:LISTED]),
+        "n_skipped": len(skipped),
+        "skipped_by_reason": Counter(item.reason for item in skipped).most_common(),
+        "warnings": list(warnings),
+        "has_pictures": thumbnails,
+        "LARGE": LARGE,
+        "SMALL": SMALL,
+    }
+    wanted: list[tuple[str, int]] = []
+    if shown is not None:
+        context |= judged(shown, data, train_examples or {})
+        faces = [row["face"] for row in context["classes"] if row["face"]][:FACES]
+        wanted = [(photo, LARGE) for photo in large_photos(context)] + [(face, SMALL) for face in faces]
+    context["picture"] = Pictures(wanted if thumbnails else [], root).uri
+    target = Path(path)
+    try:
+        target.write_text(_render(context), encoding="utf-8", errors="replace", newline="\n")
+    except OSError as error:
+        raise FieldmarkError(f"{target}: cannot write the report ({error.strerror or error})") from None
+    return target
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("fieldmark.report", "template")
+    page = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page.filters |= {
+        "percent": _percent,
+        "score": _score,
+        "number": _number,
+        "duration": _duration,
+        "breakable": _breakable,
+        "file_name": lambda path: PurePath(path).name,
+    }
+    style, script = (loader.get_source(page, name)[0] for name in ("style.css", "script.js"))
+    # The page runs this one script and nothing else, whatever a class name may smuggle in.
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    inline = {"style": Markup(style), "script": Markup(script), "script_hash": script_hash}
+    return page.get_template("report.html").render(context, **inline)
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}%"
+
+
+def _score(value: float) -> str:
+    return _percent(value, 1 if 0.99 < value < 0.9995 else 0)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line after an underscore."""
+    return escape(name).replace("_", Markup("_<wbr>"))
