@@ -21,14 +21,14 @@ PAGES = [
 _SLOT = re.compile(r"(<!-- table ([\w-]+)(?:: ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def fill(text: str, results: Path) -> str:
-    """The page with its tables written anew; a table that was never measured says so."""
+def fill(text: str, results: Path, missing: str = "*Not measured yet.*") -> str:
+    """The page with its tables written anew; one that was never measured says so."""
 
     def table(slot: re.Match[str]) -> str:
         start, name, wanted, end = slot.groups()
         path = results / f"{name}.csv"
         if not path.is_file():
-            return f"{start}*Not measured yet.*\n{end}"
+            return f"{start}{missing}\n{end}"
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         return f"{start}{markdown(rows, wanted)}{end}"
@@ -65,7 +65,8 @@ def main() -> int:
         if not page.is_file():
             continue
         before = page.read_text(encoding="utf-8")
-        after = fill(before, HERE / "results")
+        words = {"missing": "*尚未测量。*"} if page.name.endswith(".zh.md") else {}
+        after = fill(before, HERE / "results", **words)
         if after != before:
             stale.append(page.name)
             if "--check" not in sys.argv:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from fieldmark.cli.common import Model, Overwrite, check_free, model_folder, replacing, verb
+from fieldmark.cli.common import Model, Overwrite, check_free, check_own, model_folder, verb
 from fieldmark.cli.screen import Screen
-
-if TYPE_CHECKING:
-    from fieldmark.recognizer import Recognizer
 
 Changed = Annotated[
     Path | None, typer.Option(help="Write the changed model here.  [default: change MODEL itself]")
@@ -44,19 +41,20 @@ def add_class(
     from fieldmark.runtime.catalog import Catalog
 
     folder = model_folder(model)
-    if out is not None:
-        check_free(out, overwrite=overwrite)
+    target = place(folder, out, overwrite)
     catalog = Catalog.read(photos, labelled=False)
     recognizer = Recognizer.load(folder)
     recognizer.add_class(name, catalog.paths)
-    save(recognizer, folder, out, overwrite)
+    recognizer.save(target)
     classes = len(recognizer.classes)
-    screen.say(f"{out or folder} now knows {classes} classes; {name} is new ({len(catalog)} photos)")
-    screen.answer({"model": out or folder, "added": name, "photos": len(catalog), "classes": classes})
+    screen.say(f"{target} now knows {classes} classes; {name} is new ({len(catalog)} photos)")
+    screen.answer({"model": target, "added": name, "photos": len(catalog), "classes": classes})
 
 
-def save(recognizer: Recognizer, folder: Path, out: Path | None, overwrite: bool) -> None:
-    """Write the changed model to ``out``, or in place of ``folder``: whole, or not at all."""
-    target = out or folder
-    with replacing(target, ("config.json",), overwrite or out is None):
-        recognizer.save(target)
+def place(folder: Path, out: Path | None, overwrite: bool) -> Path:
+    """Where the changed model goes: ``out``, or in place of the old (saving swaps folders in one step)."""
+    if out is None:
+        return folder
+    check_free(out, overwrite=overwrite)
+    check_own(out, ("config.json",))
+    return out

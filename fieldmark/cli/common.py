@@ -42,8 +42,8 @@ Workers = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Threads.  [default: the cores there are]")
 ]
 Engine = Annotated[
-    Literal["auto", "openvino", "onnxruntime", "torch"],
-    typer.Option(metavar="NAME", help="What runs the graph: openvino, onnxruntime, torch."),
+    Literal["auto", "openvino", "onnxruntime"],
+    typer.Option(metavar="NAME", help="What runs the graph: openvino, else onnxruntime."),
 ]
 Precision = Annotated[
     Literal["f32", "bf16", "f16"],
@@ -201,17 +201,21 @@ def check_free(out: Path, *, resume: bool = False, overwrite: bool = False) -> N
         raise UsageError(f"{out} exists already: choose another --out, or --overwrite it")
 
 
+def check_own(out: Path, marks: tuple[str, ...]) -> None:
+    """Refuse to overwrite a folder that holds none of ``marks`` (files that fieldmark writes)."""
+    if out.exists() and (
+        not out.is_dir() or (any(out.iterdir()) and not any((out / mark).exists() for mark in marks))
+    ):
+        raise UsageError(f"{out} was not made by fieldmark and is not overwritten: choose another --out")
+
+
 @contextlib.contextmanager
 def replacing(out: Path, marks: tuple[str, ...], overwrite: bool) -> Iterator[None]:
-    """Set an old folder aside while a new one is made in its place; put it back if that fails.
-
-    Only a folder that holds one of ``marks`` (files that fieldmark writes) is ever removed.
-    """
+    """Set an old folder aside while a new one is made in its place; put it back if that fails."""
     if not (overwrite and out.exists()):
         yield
         return
-    if not out.is_dir() or (any(out.iterdir()) and not any((out / mark).exists() for mark in marks)):
-        raise UsageError(f"{out} was not made by fieldmark and is not overwritten: choose another --out")
+    check_own(out, marks)
     aside = out.with_name(f".{out.name}.old-{uuid.uuid4().hex[:8]}")
     out.rename(aside)
     try:

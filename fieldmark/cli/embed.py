@@ -33,7 +33,6 @@ COLUMNS: dict[str, Kind] = {
     "embedding": "vector",
     "error": "text",
 }
-_CHUNK = 256
 
 
 @verb(
@@ -94,20 +93,14 @@ def read_photos(source: list[str]) -> Catalog:
 
 
 def rows(predictor: Predictor, catalog: Catalog, done: Container[str] = ()) -> Iterator[dict[str, Any]]:
-    """Rows of ``COLUMNS``, a bounded number of photos at a time; each path once."""
-    import numpy as np
-
+    """Rows of ``COLUMNS``, in constant memory; each path once."""
     known = dict(zip(catalog.paths, zip(catalog.labels, catalog.splits, strict=True), strict=True))
-    paths = [path for path in known if path not in done]
-    for start in range(0, len(paths), _CHUNK):
-        chunk = paths[start : start + _CHUNK]
-        for path, vector in zip(chunk, predictor.embed(chunk), strict=True):
-            label, split = known[path]
-            good = bool(np.isfinite(vector).all())  # a photo that cannot be read has a row of NaN
-            yield {
-                "path": path,
-                "label": label,
-                "split": split,
-                "embedding": vector if good else None,
-                "error": None if good else "cannot be read",
-            }
+    for answer in predictor.answers((path for path in known if path not in done), "embedding"):
+        label, split = known[answer.source]
+        yield {
+            "path": answer.source,
+            "label": label,
+            "split": split,
+            "embedding": answer.values,
+            "error": answer.error,
+        }

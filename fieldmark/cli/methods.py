@@ -1,19 +1,9 @@
-"""``fieldmark methods``: the ways of training."""
+"""``fieldmark methods``: the methods of training, read from their cards."""
 
 from __future__ import annotations
 
 from fieldmark.cli.common import verb
 from fieldmark.cli.screen import Screen
-
-METHODS = (
-    {
-        "method": "second-order",
-        "mode": "instant",
-        "backbone": "frozen",
-        "what": "mean and normalised covariance of the last maps, a linear head; seconds on a CPU",
-        "source": "Lin et al. 2015; Li et al. 2018",
-    },
-)
 
 
 @verb(
@@ -23,7 +13,20 @@ METHODS = (
     """
 )
 def methods(screen: Screen) -> None:
-    """List the methods of training, and the mode (`train --mode`) that each belongs to."""
-    columns = ("method", "mode", "backbone", "what", "source")
-    screen.table(columns, [[one[name] for name in columns] for one in METHODS])
-    screen.answer({"methods": list(METHODS)})
+    """List the methods of training, for `train --method`."""
+    from fieldmark.methods import CARDS, DEFAULT_METHOD
+
+    rows = [
+        {
+            "method": card.name,
+            "title": card.title,
+            "year": card.year,
+            "idea": card.idea,
+            "source": card.source,
+        }
+        for card in CARDS
+    ]
+    for row in rows:
+        chosen = "  (the default)" if row["method"] == DEFAULT_METHOD else ""
+        screen.say(f"{row['method']}{chosen}\n  {row['title']}: {row['idea']}\n  {row['source']}\n")
+    screen.answer({"methods": rows, "default": DEFAULT_METHOD})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fieldmark.cli.add_class import Changed, Name, save
-from fieldmark.cli.common import Model, Overwrite, check_free, model_folder, verb
+from fieldmark.cli.add_class import Changed, Name, place
+from fieldmark.cli.common import Model, Overwrite, model_folder, verb
 from fieldmark.cli.screen import Screen
 
 
@@ -20,11 +20,10 @@ def remove_class(
     from fieldmark.recognizer import Recognizer
 
     folder = model_folder(model)
-    if out is not None:
-        check_free(out, overwrite=overwrite)
+    target = place(folder, out, overwrite)
     recognizer = Recognizer.load(folder)
     recognizer.remove_class(name)
-    save(recognizer, folder, out, overwrite)
+    recognizer.save(target)
     classes = len(recognizer.classes)
-    screen.say(f"{out or folder} now knows {classes} classes; {name} is forgotten")
-    screen.answer({"model": out or folder, "removed": name, "classes": classes})
+    screen.say(f"{target} now knows {classes} classes; {name} is forgotten")
+    screen.answer({"model": target, "removed": name, "classes": classes})

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fieldmark.cli.common import (
-    Engine,
     Overwrite,
     Precision,
     Resume,
@@ -70,7 +69,10 @@ def train(
         int | None, typer.Option(metavar="N", min=2, help="Folds that choose the settings.  [default: 5]")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the split and the training.")] = 0,
-    engine: Engine = "auto",
+    engine: Annotated[
+        Literal["auto", "openvino", "onnxruntime", "torch"],
+        typer.Option(metavar="NAME", help="What runs the graph: openvino, onnxruntime or torch."),
+    ] = "auto",
     precision: Precision = "f32",
     workers: Workers = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a model hub.")] = False,

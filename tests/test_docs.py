@@ -1,0 +1,80 @@
+"""The docs say what the code does: pages and tables that are made from it are fresh, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+HOME = Path(__file__).resolve().parent.parent
+PAGES = [
+    HOME / "README.md",
+    HOME / "README.zh.md",
+    HOME / "CONTRIBUTING.md",
+    *sorted((HOME / "docs").glob("*.md")),
+]
+tables = SimpleNamespace(**runpy.run_path(str(HOME / "benchmarks/tables.py")))
+commands = SimpleNamespace(**runpy.run_path(str(HOME / "docs/commands.py")))
+
+
+def test_the_page_of_commands_is_fresh() -> None:
+    page = (HOME / "docs/commands.md").read_text(encoding="utf-8")
+    assert page == commands.page(), "run: python docs/commands.py"
+
+
+def test_the_tables_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["tables.py", "--check"])
+    assert tables.main() == 0, "run: python benchmarks/tables.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"(?<!!)\[[^\]]+\]\(([^)#]+)", text):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_in_examples_exist(page: Path) -> None:
+    """Every ``fieldmark VERB --flag`` in a code block is a flag that this verb has."""
+    helps = dict(re.findall(r"### ([\w-]+)\n\n```text\n(.*?)```", commands.page(), re.DOTALL))
+    blocks = re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for line in "\n".join(blocks).splitlines():
+        call = re.match(r"(?:uv run )?fieldmark ([a-z-]+)(.*)", line.split("#")[0].strip())
+        if call:
+            assert call[1] in helps, line
+            for flag in re.findall(r"(?<= )(--?[a-z][\w-]*)", call[2]):
+                assert re.search(rf"(?<![\w-]){flag}(?![\w-])", helps[call[1]]), f"{call[1]} has no {flag}"
+
+
+def test_the_readme_in_two_languages_shows_the_same_commands() -> None:
+    def calls(name: str) -> list[str]:
+        text = (HOME / name).read_text(encoding="utf-8")
+        return [
+            line.split("#")[0].rstrip()
+            for line in text.splitlines()
+            if line.startswith(("fieldmark ", "uv ", "pip "))
+        ]
+
+    assert calls("README.md") == calls("README.zh.md")
+
+
+def test_filling_a_table(tmp_path: Path) -> None:
+    (tmp_path / "speed.csv").write_text("set,method,top1\ncub,a|b,0.91\ndigits,c,\n", encoding="utf-8")
+    page = (
+        "before\n<!-- table speed: top1 as top-1, set -->\nold\n<!-- end -->\n"
+        "<!-- table none -->\n<!-- end -->\n"
+    )
+    filled = tables.fill(page, tmp_path)
+    assert filled == (
+        "before\n<!-- table speed: top1 as top-1, set -->\n| top-1 | set |\n| ---: | --- |\n| 0.91 | cub |\n"
+        "|  | digits |\n<!-- end -->\n<!-- table none -->\n*Not measured yet.*\n<!-- end -->\n"
+    )
+    assert tables.fill(filled, tmp_path) == filled
+    assert "a\\|b" in tables.fill("<!-- table speed -->\n<!-- end -->", tmp_path)
+    with pytest.raises(SystemExit, match="nothing"):
+        tables.fill("<!-- table speed: nothing -->\n<!-- end -->", tmp_path)
