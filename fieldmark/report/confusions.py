@@ -96,10 +96,12 @@ def similar_order(of: Confusions) -> list[int]:
 
 
 def _joined(left: list[int], right: list[int], near: np.ndarray) -> list[int]:
+    """Two rows as one; near the seam similarity counts the more, the closer two classes would lie."""
+
     def seam(turned: tuple[list[int], list[int]]) -> float:
-        a, b = turned
-        depth = min(3, len(a), len(b))
-        return float(near[np.ix_(a[-depth:], b[:depth])].sum())
+        a, b = turned[0][::-1][:4], turned[1][:4]
+        distance = 1 + np.arange(len(a))[:, None] + np.arange(len(b))
+        return float((near[np.ix_(a, b)] / distance).sum())
 
     a, b = max(((a, b) for a in (left, left[::-1]) for b in (right, right[::-1])), key=seam)
     return a + b

@@ -1,4 +1,4 @@
-"""The confusion matrix as an SVG heat map; colours come from the style sheet, names on hover from the script."""
+"""The confusion matrix as an SVG heat map; colours are the style sheet's, hover names the script's."""
 
 from __future__ import annotations
 

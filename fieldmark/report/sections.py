@@ -125,7 +125,8 @@ def _classes(shown: Evaluation, mistakes: list[Row], data: Counts, examples: Exa
 
 def _spread(rows: list[Row], limit: int, each: int) -> list[Row]:
     """The first rows, at most ``each`` of one class."""
-    seen, chosen = Counter[str](), []
+    seen: Counter[str] = Counter()
+    chosen: list[Row] = []
     for row in rows:
         if seen[row["label"]] < each and len(chosen) < limit:
             seen[row["label"]] += 1
