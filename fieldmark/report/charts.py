@@ -43,7 +43,8 @@ def coverage_curve(scores: np.ndarray, correct: np.ndarray) -> Markup:
     right = correct[np.argsort(-scores, kind="stable")]
     n, height = len(right), _SIDE + _LOW
     accuracy = right.cumsum() / np.arange(1, n + 1)
-    keep = np.unique(np.linspace(n // 50, n - 1, 160).astype(int))  # the first few photos are mere noise
+    first = min(n - 1, max(10, n // 50))  # the first few photos are mere noise
+    keep = np.unique(np.linspace(first, n - 1, 160).astype(int))
     low = min(0.95, np.floor(accuracy[keep].min() * 10) / 10)
 
     def y(value: float) -> float:

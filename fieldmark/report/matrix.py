@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from unicodedata import east_asian_width
 
 import numpy as np
 from markupsafe import Markup
@@ -14,7 +15,8 @@ from fieldmark.report.charts import number
 NAMED = 120
 _WIDTH = 1080  # pixels of the largest matrix
 _CELL = 60  # pixels of the largest cell
-_LONGEST = 26  # characters of a name along a side
+_LONGEST = 26  # letters of a name along a side
+_LEAST = 2.5  # pixels of a mistake's mark, however small the cells
 
 _OPEN = Markup(
     '<svg class="matrix" viewBox="0 0 {width} {width}" style="max-width:{width}px;min-width:{least}px" '
@@ -31,7 +33,8 @@ _NAMES = Markup(
 def heat_map(names: Sequence[str], counts: np.ndarray, totals: Sequence[int], label: str) -> Markup:
     """``counts`` [K, K], shaded by their share of ``totals`` (photos of the true class, by row)."""
     k, named = len(names), len(names) <= NAMED
-    longest = min(_LONGEST, max(len(name) for name in names))
+    names = [_short(name) for name in names] if named else names
+    longest = max(map(_columns, names)) if named else 0
     font = min(13.0, max(7.5, 0.92 * (_WIDTH - 5 * longest) / k))
     gutter = round(longest * font * 0.61 + 10) if named else 4
     cell = min(float(_CELL), (_WIDTH - gutter) / k)
@@ -64,7 +67,7 @@ def heat_map(names: Sequence[str], counts: np.ndarray, totals: Sequence[int], la
             )
     for i, name in enumerate(names if named else ()):
         middle = number(gutter + (i + 0.5) * cell)
-        parts.append(_NAMES.format(i=i, end=gutter - 5, middle=middle, font=number(font), name=_short(name)))
+        parts.append(_NAMES.format(i=i, end=gutter - 5, middle=middle, font=number(font), name=name))
     parts.append(Markup('<rect class="band" hidden="hidden"/><rect class="band" hidden="hidden"/></svg>'))
     return Markup("").join(parts)
 
@@ -73,7 +76,8 @@ def _squares(
     kind: str, alpha: float | None, cells: list[tuple[int, int]], gutter: int, cell: float, gap: float
 ) -> Markup:
     """One path for all cells of a shade: a thousand classes stay a small file."""
-    side, start = number(cell - gap), gutter + gap / 2
+    size = cell - gap if kind == "own" else max(cell - gap, _LEAST)
+    side, start = number(size), gutter + (cell - size) / 2
     path = "".join(
         f"M{number(start + column * cell)} {number(start + row * cell)}h{side}v{side}h-{side}z"
         for row, column in cells
@@ -91,5 +95,15 @@ def _count(count: int, row: int, column: int, strong: bool, gutter: int, cell: f
 
 
 def _short(name: str) -> str:
+    """The name in one line, cut to what fits beside the matrix."""
     name = " ".join(name.split())
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    if _columns(name) <= _LONGEST:
+        return name
+    while _columns(name) >= _LONGEST:
+        name = name[:-1]
+    return name + "…"
+
+
+def _columns(name: str) -> int:
+    """How wide a name is, in Latin letters: those of Chinese, Japanese and Korean are twice as wide."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in name)

@@ -18,7 +18,7 @@ from fieldmark.runtime.results import Evaluation
 
 PAIRS, EXAMPLES = 10, 3  # confused pairs, and photos of each class (and of each mistake) in one
 WRONG, BEST = 24, 12  # photos in the two galleries
-MATRIX = 1000  # classes in the matrix
+MATRIX = 400  # classes in the matrix
 ZOOM, ZOOM_FROM = 14, 26  # classes in its enlarged block, and classes from which on there is one
 
 Counts = Mapping[str, Mapping[str, int]]

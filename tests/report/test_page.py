@@ -201,7 +201,7 @@ def test_thumbnails_carry_no_metadata_and_stand_upright(tmp_path):
     assert not report(tmp_path, result, root=tmp_path, thumbnails=False).all("img")
 
 
-def test_a_thousand_classes_make_a_small_page_quickly(tmp_path):
+def test_1300_classes_make_a_small_page_quickly(tmp_path):
     classes = [f"Genus species number {i}" for i in range(1300)]
     rng = np.random.default_rng(0)
     y = np.arange(4000) % 1300
@@ -211,7 +211,7 @@ def test_a_thousand_classes_make_a_small_page_quickly(tmp_path):
     start = time.perf_counter()
     page = report(tmp_path, result)
     assert time.perf_counter() - start < 10
-    assert len(page.source) < 3e6 and "Of 1,300 classes, the 1,000 with the most mistakes" in page.text
+    assert len(page.source) < 3e6 and "Of 1,300 classes, the 400 with the most mistakes" in page.text
 
 
 def test_cannot_write(tmp_path):
