@@ -1,6 +1,7 @@
-"""Look-alikes: rendered beetles whose one distinguishing mark is known, so that explanations can be checked.
+"""Look-alikes: rendered beetles whose one distinguishing mark is known, so that explanations are checked.
 
-Genus by body shape, species by one small mark, everything else is nuisance; see ``species``, ``render``, ``write``.
+Genus by body shape, species by one small mark, everything else is nuisance; see ``species``, ``render``,
+``write``.
 """
 
 from __future__ import annotations

@@ -16,15 +16,15 @@ _COLOURS = ((104, 142, 52), (132, 158, 66), (84, 124, 60), (170, 146, 84), (124,
 
 
 def choose(
-    rng: np.random.Generator, mark: Array, alpha: Array, size: int, visible: float, style: str
+    rng: np.random.Generator, mark: Array, alpha: Array, visible: float, style: str
 ) -> Image.Image | None:
-    """A blade (RGBA, size x size) over some of the beetle that leaves at least ``visible`` of the mark, or None.
+    """A blade (RGBA) over some of the beetle that leaves at least ``visible`` of the mark uncovered, or None.
 
     ``mark`` and ``alpha`` are the mark's and the beetle's opacity, [size, size] uint8.
     """
-    wanted = rng.random() < RATE
-    if not wanted:
+    if rng.random() >= RATE:
         return None
+    size = len(mark)
     seen = mark > 127
     rows, columns = np.nonzero(alpha > 127)
     for _ in range(_TRIES):
@@ -57,7 +57,12 @@ def _blade(rng: np.random.Generator, target: tuple[float, float], size: int, sty
     norm = np.maximum(np.hypot(dx, dy), 1e-6)
     ux, uy = -dy / norm, dx / norm
     half = width * np.sqrt(np.clip(1 - s, 0, 1)) * (0.75 + 0.25 * np.cos(s * pi))
-    layers = ((1.0, 0.0, 0.72), (0.55, 0.38, 1.0), (0.40, -0.50, 0.86), (0.10, 0.0, 1.28))
+    layers: tuple[tuple[float, float, float], ...] = (
+        (1.0, 0.0, 0.72),
+        (0.55, 0.38, 1.0),
+        (0.40, -0.50, 0.86),
+        (0.10, 0.0, 1.28),
+    )
     if style == "drawing":
         layers = ((1.2, 0.0, 0.16), (0.92, 0.0, 1.2), (0.07, 0.0, 0.3))
     for wide, aside, tone in layers:

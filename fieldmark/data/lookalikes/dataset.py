@@ -40,18 +40,19 @@ def write(
 ) -> Path:
     """Write ``per_species`` photos of each of ``n_species`` under ``root`` and return it.
 
-    - ``root/metadata.csv``: file_name, label, split (train, val, test: 60/10/30), genus, family, the mark's and the
-      beetle's boxes in pixels, attributes (``attribute_…``), caption, nuisance. ``root/parts.csv``: file_name, part,
-      x, y, visible.
-    - ``root/unknown``: the same for ``unknown`` species that are not in the catalog above; by turns a look-alike of
-      a known genus and one of a new genus.
-    - ``shortcut``: each species has a background of its own in train and val; in test it is another species' one
-      (column ``planted`` names the species' own), so that what the shortcut costs can be measured.
-    - ``masks``: also ``root/masks`` with one PNG a photo (0 ground, 1 beetle, 2 mark), named in column ``mask``.
+    - ``root/metadata.csv``: file_name, label, split (train, val, test: 60/10/30), genus, family, the mark's
+      and the beetle's boxes in pixels, attributes (``attribute_…``), caption, nuisance. ``root/parts.csv``:
+      file_name, part, x, y, visible.
+    - ``root/unknown``: the same for ``unknown`` species that are not in the catalog above; by turns a look-
+      alike of a known genus and one of a new genus.
+    - ``shortcut``: each species has a background of its own in train and val, and another species' in test,
+      so that what the shortcut costs can be measured (column ``planted`` names the species' own).
+    - ``masks``: also ``root/masks`` with one PNG a photo (0 ground, 1 beetle, 2 mark), named in column
+      ``mask``.
 
     The same arguments give the same bytes, whatever ``workers`` (threads; all cores when None) and order.
-    ``progress(done, total)`` is called after every photo. Raises UsageError for a wrong number, FieldmarkError when
-    the folder cannot be written.
+    ``progress(done, total)`` is called after every photo. Raises UsageError for a wrong number,
+    FieldmarkError when the folder cannot be written.
     """
     if per_species < 1:
         raise UsageError(f"look-alikes: per_species is {per_species}, at least 1 is needed")
@@ -109,7 +110,7 @@ def _draw(
     masks: bool,
     workers: int,
 ) -> Iterable[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """One row, and its parts' rows, a job, in the jobs' order. Threads: nearly all of the time is outside of Python."""
+    """A row and its parts' rows for each job, in order. Threads do: most time is spent outside of Python."""
     for one in {job[0] for job in jobs}:
         (folder / _slug(one.name)).mkdir(parents=True, exist_ok=True)
         if masks:

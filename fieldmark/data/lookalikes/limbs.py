@@ -60,9 +60,9 @@ def draw_limbs(
     pigment: Array,
     style: str,
 ) -> tuple[Array, Array]:
-    """Pixels [height, width, 4] (colour, opacity; the colour is also there where the opacity is 0) and mark [h, w]."""
+    """Pixels [height, width, 4] (colour, opacity; coloured also where it is transparent) and mark [h, w]."""
     photo = style == "photo"
-    # four channels without Pillow's special care for transparency: twice as quick, and the fill prevents fringes
+    # four plain channels, without Pillow's care for transparency: twice as quick, the fill prevents fringes
     image = Image.new("CMYK", (size[0] * _SS, size[1] * _SS), (*_byte(base), 0))
     brush = ImageDraw.Draw(image)
     place = np.array([origin]) * _SS, density * _SS

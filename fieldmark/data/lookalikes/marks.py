@@ -1,7 +1,8 @@
 """Where each mark lies on a body: opacity fields over the relief. Marks on limbs are drawn with the limbs.
 
-Lengths are in body lengths. A body is never drawn shorter than half of the picture's side, so that a mark
-0.09 long is at least 4.5% of the side.
+Lengths are in body lengths of a genus of size 1; ``scale`` is larger for genera that are drawn smaller. A
+body of size 1 is at least 0.46 of the picture's side, so that the smallest mark, 0.10 long, is more than 4%
+of it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fieldmark.data.lookalikes.anatomy import Array, Relief
+from fieldmark.data.lookalikes.anatomy import Array
+from fieldmark.data.lookalikes.relief import Relief
 
 Rng = np.random.Generator
 
@@ -52,11 +54,11 @@ def _band(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
 
 
 def _two_spots(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
-    return _spots(s, 0.52 + dx, 0.36, 0.049 * size, dy), s.wing
+    return _spots(s, 0.52 + dx, 0.36, 0.053 * size, dy), s.wing
 
 
 def _rear_spots(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
-    return _spots(s, 0.46 + dx, 0.72, 0.049 * size, dy), s.wing
+    return _spots(s, 0.46 + dx, 0.72, 0.053 * size, dy), s.wing
 
 
 def _edge(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
@@ -83,7 +85,7 @@ def _collar(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]
 def _dot(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:
     rows = np.flatnonzero(s.pronotum.max(1) > 0.5)
     y = (s.y[rows[0], 0] + s.y[rows[-1], 0]) / 2 + 0.5 * dy
-    return 0.048 * size - np.hypot(s.x - 0.3 * dx, (s.y - y) / 0.95), s.pronotum
+    return 0.055 * size - np.hypot(s.x - 0.3 * dx, (s.y - y) / 0.95), s.pronotum
 
 
 def _chevron(s: Relief, size: float, dx: float, dy: float) -> tuple[Array, Array]:

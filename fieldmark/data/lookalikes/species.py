@@ -72,10 +72,10 @@ MARKS = (
     Mark("antenna tips", "antennat", "tip", "antennae", "{} antenna tips"),
     Mark("pronotum dot", "notat", "spot", "pronotum", "one {} dot on the pronotum"),
     Mark("edge", "marginat", "edge", "wing cases", "{} outer edges of the wing cases"),
-    Mark("tail", "caudat", "tip", "wing cases", "a {} tip at the rear end of the wing cases"),
+    Mark("tail", "caudat", "tip", "wing cases", "one {} tip at the rear end of the wing cases"),
     Mark("shoulders", "humerat", "spot", "wing cases", "{} shoulder patches"),
-    Mark("seam", "suturat", "stripe", "wing cases", "a {} stripe along the seam"),
-    Mark("collar", "torquat", "band", "pronotum", "a {} collar at the front of the pronotum"),
+    Mark("seam", "suturat", "stripe", "wing cases", "one {} stripe along the seam"),
+    Mark("collar", "torquat", "band", "pronotum", "one {} collar at the front of the pronotum"),
     Mark("thighs", "femorat", "legs", "legs", "{} thighs"),
     Mark("chevron", "angulat", "chevron", "wing cases", "one {} chevron on the wing cases"),
 )
@@ -106,7 +106,6 @@ def _all() -> list[Species]:
 
 
 _SPECIES = _all()
-_GENUS = {genus.name: genus for genus in GENERA}
 _MARK = {mark.name: mark for mark in MARKS}
 
 
@@ -123,7 +122,7 @@ def species(n: int | None = None) -> list[Species]:
 
 
 def held_out(known: list[Species], n: int) -> list[Species]:
-    """``n`` species that are not ``known``: by turns one of a known genus and one of a new genus, while both last."""
+    """``n`` species that are not ``known``: by turns of a known and of a new genus, while both last."""
     names, genera = {one.name for one in known}, {one.genus for one in known}
     rest = [one for one in _SPECIES if one.name not in names]
     near = [one for one in rest if one.genus in genera]
@@ -137,11 +136,8 @@ def held_out(known: list[Species], n: int) -> list[Species]:
     return chosen
 
 
-def genus(name: str) -> Genus:
-    """The genus of that name."""
-    return _GENUS[name]
-
-
-def mark(name: str) -> Mark:
-    """The mark of that name."""
+def find_mark(name: str) -> Mark:
+    """The mark of that name; UsageError where there is none."""
+    if name not in _MARK:
+        raise UsageError(f'look-alikes: mark "{name}" is unknown, choose one of {", ".join(_MARK)}')
     return _MARK[name]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fieldmark.data.lookalikes.anatomy import Array, Relief
+from fieldmark.data.lookalikes.anatomy import Array
+from fieldmark.data.lookalikes.relief import Relief
 
 #: How often there is dew, and how often there is dust.
 DEW, DUST = 0.30, 0.40
