@@ -1,0 +1,121 @@
+"""Any timm model as a feature pyramid: images in, maps of every stage and the pooled embedding out."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fieldmark.nn.weights import Source
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.preprocess import Preprocess
+
+#: Side in pixels at which a backbone of free size looks at photos, where it was trained at less: frozen
+#: features of small marks gain more from resolution than they lose by leaving the trained size.
+DEFAULT_SIZE = 320
+
+
+class Features(NamedTuple):
+    """maps: one [B, C, H, W] a stage, fine to coarse; embedding: [B, F], what timm pools before its classifier."""
+
+    maps: list[Tensor]
+    embedding: Tensor
+
+
+class Backbone(nn.Module):
+    """A timm model without its classifier, for square images of ``size`` pixels.
+
+    size: default is the trained one, or 320 px where the network takes any size and was trained at less.
+    native: side it was trained at; channels: of each stage's map; strides: input pixels per position;
+    embedding: width F.
+    Raises FieldmarkError in a line for an unknown model, weights that do not fit, or a size it cannot take.
+    """
+
+    def __init__(self, source: Source, size: int | None = None):
+        super().__init__()
+        self.source = source
+        self.model: Any = _create(source, size)
+        self.config = dict(self.model.pretrained_cfg)
+        self.native = _native(self.model)
+        self.size = size or (self.native if _fixed_size(self.model) else max(self.native, DEFAULT_SIZE))
+        try:
+            with torch.inference_mode():
+                probe = self.eval()(torch.zeros(1, 3, self.size, self.size))
+        except Exception as error:
+            raise FieldmarkError(
+                f"backbone {source.architecture} cannot take {self.size} px images: {str(error).splitlines()[0]}"
+            ) from error
+        self.channels = [m.shape[1] for m in probe.maps]
+        self.strides = [self.size // m.shape[2] for m in probe.maps]
+        self.embedding = probe.embedding.shape[1]
+
+    def forward(self, images: Tensor) -> Features:
+        """images: [B, 3, H, W], normalised as `preprocess` says."""
+        final, maps = self.model.forward_intermediates(images, output_fmt="NCHW")
+        return Features(maps, self.model.forward_head(final, pre_logits=True))
+
+    def preprocess(self, **changes: Any) -> Preprocess:
+        """The specification this backbone was trained with, at this size; ``changes`` override its fields."""
+        config = self.config
+        # timm crops at test time; look-alikes carry their marks to the border, so the whole photo is kept.
+        fields = {
+            "size": self.size,
+            "mean": tuple(config.get("mean", (0.485, 0.456, 0.406))),
+            "std": tuple(config.get("std", (0.229, 0.224, 0.225))),
+            "interpolation": config.get("interpolation", "bicubic"),
+        }
+        return Preprocess(**{**fields, **{k: v for k, v in changes.items() if v is not None}})
+
+
+def _create(source: Source, size: int | None) -> Any:
+    options = dict(source.options)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # random weights, where they are asked for, are the same each time
+            model = _construct(source.architecture, size, options)
+    except Exception as error:
+        raise FieldmarkError(
+            f"cannot build backbone {source.architecture}: {str(error).splitlines()[0]}"
+        ) from error
+    if not hasattr(model, "forward_intermediates"):
+        raise FieldmarkError(f"backbone {source.architecture} gives no feature maps; choose another")
+    if source.file is not None:
+        state = load_file(source.file)
+        state = _resized(model, state)
+        wanted = model.state_dict()
+        missing = [k for k in wanted if k not in state]
+        wrong = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+        if missing or wrong:
+            first = (missing + wrong)[0]
+            raise FieldmarkError(
+                f"{source.file.name} does not hold the weights of {source.architecture} "
+                f"({len(missing)} missing, {len(wrong)} of another shape, first: {first})"
+            )
+        model.load_state_dict({k: state[k] for k in wanted})
+    return model.eval()
+
+
+def _construct(architecture: str, size: int | None, options: dict[str, Any]) -> Any:
+    model = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+    if size and size != _native(model) and _fixed_size(model):
+        model = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=size, **options)
+    return model
+
+
+def _native(model: Any) -> int:
+    """The side in pixels at which the weights were trained."""
+    return int(model.pretrained_cfg.get("input_size", (3, 224, 224))[-1])
+
+
+def _fixed_size(model: Any) -> bool:
+    return bool(model.pretrained_cfg.get("fixed_input_size"))
+
+
+def _resized(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's own filter fits position embeddings and the like to another image size."""
+    fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    return fit(dict(state), model) if fit and _fixed_size(model) else state

@@ -1,0 +1,227 @@
+"""The model folder: all that an answer needs, without pickles, and a Hugging Face repository as it stands.
+
+config.json        format, timm's keys, classes, preprocessing, decision, and the SHA-256 of every other file
+model.onnx         pixels -> logits and embedding
+model.safetensors  the same weights, for training on
+stats.safetensors  class sums and shared moments: to add or remove a class without the old photos
+golden.npz         rendered pictures and their answers: proof that an engine computes what was trained
+split.parquet      content hash of each photo -> the split it was in (no names)
+metrics.json, README.md
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.preprocess import Preprocess
+
+FORMAT = 1
+GRAPH = "model.onnx"
+#: Files that are part of the format; others in the folder are left alone.
+FILES = (
+    GRAPH,
+    "model.safetensors",
+    "stats.safetensors",
+    "golden.npz",
+    "split.parquet",
+    "metrics.json",
+    "README.md",
+)
+
+
+class Decision(BaseModel):
+    """Fitted constants of the answer. temperature: logits are divided by it before the softmax."""
+
+    model_config = ConfigDict(extra="forbid")
+    temperature: float = Field(1.0, gt=0)
+
+
+class Section(BaseModel):
+    """What fieldmark adds to timm's keys.
+
+    classes: in the order of the logits. scales: sides in pixels at which a photo is looked at. widths: of the
+    descriptor's parts. ranks: coarser ranks of each class, finest first ({} where unknown).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    version: str
+    method: str
+    mode: str = "instant"
+    classes: list[str] = Field(min_length=1)
+    scales: list[int]
+    widths: list[int]
+    embedding: int
+    preprocess: Preprocess
+    decision: Decision = Decision()
+    ranks: dict[str, dict[str, str | None]] = {}
+    training: dict[str, Any] = {}
+    files: dict[str, str] = {}
+
+
+class Config(BaseModel):
+    """config.json: timm's keys, so that other tools can read the folder, and our section."""
+
+    model_config = ConfigDict(extra="allow")
+    format: int
+    architecture: str
+    num_classes: int
+    num_features: int
+    pretrained_cfg: dict[str, Any]
+    fieldmark: Section
+
+
+class Bundle:
+    """An opened model folder.
+
+    Raises FieldmarkError in one line for what is no model, an unknown format, or a damaged file.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = _read_config(self.path)
+
+    @property
+    def section(self) -> Section:
+        return self.config.fieldmark
+
+    @property
+    def classes(self) -> list[str]:
+        return self.section.classes
+
+    def file(self, name: str) -> Path:
+        """The path of one of the bundle's files, once its hash has been checked."""
+        path = self.path / name
+        expected = self.section.files.get(name)
+        if expected is None:
+            raise FieldmarkError(f"{self.path} has no {name}: this model was saved without it")
+        try:
+            with path.open("rb") as handle:
+                found = hashlib.file_digest(handle, "sha256").hexdigest()
+        except OSError as error:
+            raise FieldmarkError(
+                f"cannot read {path}: {error.strerror}; copy the whole model folder"
+            ) from error
+        if found != expected:
+            raise FieldmarkError(f"{path} is damaged or was changed (its hash differs): copy the model again")
+        return path
+
+    def verify(self) -> None:
+        """Check every file."""
+        for name in self.section.files:
+            self.file(name)
+
+    def splits(self) -> dict[str, str]:
+        """Content hash -> the split that photo was in at training."""
+        from pyarrow import parquet
+
+        table = parquet.read_table(self.file("split.parquet"))
+        return dict(zip(table["content"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The tensors of a safetensors file."""
+        from safetensors.numpy import load_file
+
+        return load_file(self.file(name))
+
+    def golden(self) -> dict[str, np.ndarray]:
+        """images [N, S, S, 3] uint8, logits [N, C], embedding [N, E]."""
+        with np.load(self.file("golden.npz"), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def metrics(self) -> dict[str, Any]:
+        return json.loads(self.file("metrics.json").read_text(encoding="utf-8"))
+
+
+def _read_config(path: Path) -> Config:
+    file = path / "config.json"
+    if not path.is_dir():
+        raise FieldmarkError(
+            f"no model at {path}: give the folder that `fieldmark train` wrote (runs/…/model)"
+        )
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FieldmarkError(f"{path} holds no model: it has no config.json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FieldmarkError(f"cannot read {file}: {error}") from error
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise FieldmarkError(f"{file} is damaged: it is not JSON ({error})") from error
+    version = raw.get("format") if isinstance(raw, dict) else None
+    if version is None or "fieldmark" not in raw:
+        raise FieldmarkError(f"{path} was not written by fieldmark: its config.json has no fieldmark section")
+    if version != FORMAT:
+        raise FieldmarkError(
+            f"{path} has format {version}, this fieldmark reads format {FORMAT}: "
+            + ("update fieldmark" if isinstance(version, int) and version > FORMAT else "train it again")
+        )
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FieldmarkError(f"{file} is damaged: {where}: {first['msg']}") from error
+    unsafe = [name for name in config.fieldmark.files if name not in FILES]
+    if unsafe:
+        raise FieldmarkError(f"{file} names a file that is no part of the format: {unsafe[0]!r}")
+    return config
+
+
+@contextlib.contextmanager
+def building(target: str | Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``target`` in one step, or vanishes: never half a model."""
+    target = Path(target)
+    draft = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        old = None
+        if target.exists():
+            old = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}-old")
+            target.rename(old)
+        draft.rename(target)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FieldmarkError(
+                f"the disk is full: no model was written to {target}; free some room"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise FieldmarkError(f"cannot write {target}: {error.strerror}; choose another --out") from error
+        raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def seal(folder: Path, config: Config) -> Config:
+    """Hash the files that stand in ``folder`` and write config.json beside them, last."""
+    files = {}
+    for name in FILES:
+        path = folder / name
+        if path.exists():
+            with path.open("rb") as handle:
+                files[name] = hashlib.file_digest(handle, "sha256").hexdigest()
+    section = config.fieldmark.model_copy(update={"files": files})
+    sealed = config.model_copy(update={"fieldmark": section})
+    text = json.dumps(sealed.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    file = folder / "config.json"
+    with file.open("w", encoding="utf-8") as handle:
+        handle.write(text + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    return sealed

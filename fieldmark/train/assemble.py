@@ -1,0 +1,77 @@
+"""From a frozen graph and a fitted head to one graph, pixels to logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fieldmark.nn.descriptor import OUTPUT
+from fieldmark.train.head import Head
+
+#: Outputs of the whole graph. Engines compute only those that are asked for.
+OUTPUTS = ("logits", "embedding", "coordinates")
+
+
+def head_tensors(head: Head) -> dict[str, np.ndarray]:
+    """The head's arrays by the names they have in the graph and in model.safetensors."""
+    tensors = {
+        "head.weight": head.weights,
+        "head.bias": head.bias,
+        "projection.weight": head.embedding.astype(np.float16),
+        "projection.bias": head.offset,
+    }
+    if head.down is not None:
+        tensors["head.down"] = head.down.astype(np.float32)
+    return tensors
+
+
+def assemble(descriptor: Path, tensors: dict[str, np.ndarray], target: Path) -> None:
+    """Append the head to the graph at ``descriptor`` and write the whole to ``target``.
+
+    logits = z [@ head.down] @ head.weight + head.bias; coordinates = z @ projection.weight + projection.bias;
+    embedding = coordinates of unit length.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(str(descriptor))
+    graph = model.graph
+    del graph.output[:]
+    graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in tensors.items())
+    features = OUTPUT
+    nodes = []
+    if "head.down" in tensors:
+        nodes.append(helper.make_node("MatMul", [features, "head.down"], ["reduced"]))
+        features = "reduced"
+    nodes += [
+        helper.make_node("MatMul", [features, "head.weight"], ["scores"]),
+        helper.make_node("Add", ["scores", "head.bias"], ["logits"]),
+        helper.make_node("Cast", ["projection.weight"], ["projection"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", [OUTPUT, "projection"], ["projected"]),
+        helper.make_node("Add", ["projected", "projection.bias"], ["coordinates"]),
+        helper.make_node("LpNormalization", ["coordinates"], ["embedding"], axis=1, p=2),
+    ]
+    graph.node.extend(nodes)
+    widths = (len(tensors["head.bias"]), len(tensors["projection.bias"]), len(tensors["projection.bias"]))
+    for name, width in zip(OUTPUTS, widths, strict=True):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
+
+
+def replace_head(model_file: Path, tensors: dict[str, np.ndarray], target: Path) -> None:
+    """Write the graph at ``model_file`` with other head tensors (and so perhaps another number of classes)."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(model_file))
+    graph = model.graph
+    for initializer in graph.initializer:
+        if initializer.name in tensors:
+            initializer.CopyFrom(numpy_helper.from_array(tensors[initializer.name], initializer.name))
+    for output in graph.output:
+        if output.name == "logits":
+            output.type.tensor_type.shape.dim[1].dim_value = len(tensors["head.bias"])
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))

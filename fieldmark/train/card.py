@@ -1,0 +1,93 @@
+"""The model card: what the model knows, how it was made, how good it is, where it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fieldmark.runtime.bundle import Config
+
+_CLASSES = 200
+
+
+def model_card(config: Config, metrics: Mapping[str, Any], counts: Mapping[str, int]) -> str:
+    """README.md of a bundle, with the YAML front matter that model hubs read. counts: training photos a class."""
+    section = config.fieldmark
+    out_of_fold = metrics.get("out_of_fold", {})
+    lines = [
+        "---",
+        "library_name: fieldmark",
+        "pipeline_tag: image-classification",
+        "license: other",
+        "tags: [fieldmark, fine-grained, image-classification]",
+        "metrics: [accuracy, f1]",
+        "---",
+        "",
+        f"# A recogniser of {len(section.classes)} look-alike classes",
+        "",
+        f"Made by fieldmark {section.version} in {section.mode} mode: {config.architecture}, {section.method}, "
+        f"at {' and '.join(map(str, section.scales))} pixels.",
+        "",
+        "```",
+        "fieldmark predict MODEL photos/ --out predictions.csv",
+        "```",
+        "",
+        "## How good",
+        "",
+        f"Out of fold (photos judged by a head that had not seen them, {section.training.get('folds')} folds, "
+        f"{section.training.get('n_train')} photos): top-1 {_percent(out_of_fold.get('top1'))}, "
+        f"ECE {_number(out_of_fold.get('ece'))}.",
+        "A test split, where there is one, is reported beside the model in the run folder.",
+        "",
+        "Scores are calibrated by one temperature, fitted on out-of-fold predictions. They hold for photos like "
+        "those it learned from; for others they are too sure.",
+        "",
+        *_confusions(metrics),
+        "## Classes",
+        "",
+        "| class | training photos |",
+        "| --- | ---: |",
+        *(f"| {_cell(name)} | {count} |" for name, count in list(counts.items())[:_CLASSES]),
+        *([f"| and {len(counts) - _CLASSES} more | |"] if len(counts) > _CLASSES else []),
+        "",
+        "## Limits",
+        "",
+        "It always names one of its classes, even for a photo of something else.",
+        "The licence is that of your photos and of the backbone's weights; fill it in before you share this.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _confusions(metrics: Mapping[str, Any]) -> list[str]:
+    pairs = metrics.get("confusions", [])[:10]
+    if not pairs:
+        return []
+    rows = [f"| {_cell(p['label'])} | {_cell(p['predicted'])} | {p['n']} |" for p in pairs]
+    return [
+        "## Known confusions (out of fold)",
+        "",
+        "| is | was called | photos |",
+        "| --- | --- | ---: |",
+        *rows,
+        "",
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{100 * value:.1f}%"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _cell(name: str) -> str:
+    """A class name that cannot break out of its table cell."""
+    return (
+        json.dumps(name, ensure_ascii=False)[1:-1]
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
+        .replace("`", "\\`")
+    )

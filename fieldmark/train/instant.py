@@ -1,0 +1,286 @@
+"""Instant mode: a frozen backbone looks at every photo once, and a head is fitted in seconds.
+
+The steps, in order: `prepare` (photos, split, labels), `describe` (descriptors, cached), `select` (which parts
+and scales, by out-of-fold predictions), `fit` (head and temperature). `write` puts the result into a bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fieldmark import methods
+from fieldmark.data.split import folds
+from fieldmark.nn.descriptor import DescriptorGraph, descriptor_graph
+from fieldmark.nn.weights import DEFAULT_BACKBONE
+from fieldmark.runtime.catalog import Catalog
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.results import Skipped
+from fieldmark.train.features import Described, Describer
+from fieldmark.train.head import Choice, Head, Scaling, Subspace, choose, fit_head
+
+#: Photos on which a further scale is tried before it is computed for all.
+TRIAL = 800
+#: A further scale must lower the out-of-fold loss by this share, and by this many standard errors.
+GAIN, ERRORS = 0.05, 2.0
+#: An entry of ``Settings.parts``: which parts of a descriptor are tried together, as weights.
+PARTS = {"isqrt_cov": ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0)), "plain": ((1.0,),)}
+
+Report = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What instant mode can be told.
+
+    scales: sides in pixels (none: chosen). folds: of the out-of-fold predictions. The rest names the backbone
+    and how photos are read; see `Preprocess`.
+    """
+
+    method: str = methods.DEFAULT_METHOD
+    backbone: str = DEFAULT_BACKBONE
+    scales: tuple[int, ...] = ()
+    resize: str | None = None
+    color_space: str | None = None
+    interpolation: str | None = None
+    folds: int = 5
+    loss: str = "squared_error"
+    label_smoothing: float = 0.1
+    seed: int = 0
+    engine: str = "auto"
+    precision: str = "f32"
+    workers: int | None = None
+    offline: bool = False
+    pretrained: bool = True
+    cache: bool = True
+
+    @property
+    def preprocess(self) -> dict[str, Any]:
+        return {
+            "resize": self.resize,
+            "color_space": self.color_space,
+            "interpolation": self.interpolation,
+        }
+
+
+@dataclass
+class Trained:
+    """All that instant mode found out.
+
+    graph: from pixels to descriptor; z: [N, d] descriptors of the training photos, y: [N] class numbers;
+    space: their subspace; choice, head: the fit; content: [N] hashes; paths: [N].
+    """
+
+    settings: Settings
+    graph: DescriptorGraph
+    classes: list[str]
+    paths: list[str]
+    content: list[str]
+    y: np.ndarray
+    z: np.ndarray
+    space: Subspace
+    choice: Choice
+    head: Head
+    engine: str
+    computed: int
+    seconds: dict[str, float]
+    tried: list[dict[str, Any]]
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Instant:
+    """One training run of instant mode."""
+
+    def __init__(self, settings: Settings, report: Report = lambda what, done, total=None: None):
+        methods.card(settings.method)
+        self.settings, self.report = settings, report
+        self.warnings: list[str] = []
+        self.seconds: dict[str, float] = {}
+        self.tried: list[dict[str, Any]] = []
+        self.computed = 0
+
+    def graph(self, size: int | None, scales: Sequence[int]) -> DescriptorGraph:
+        s = self.settings
+        return descriptor_graph(
+            s.backbone,
+            s.method,
+            size=size,
+            scales=scales,
+            preprocess=s.preprocess,
+            offline=s.offline,
+            pretrained=s.pretrained,
+        )
+
+    def describe(self, graph: DescriptorGraph, paths: Sequence[str], what: str) -> Described:
+        s = self.settings
+        describer = Describer(
+            graph,
+            engine=s.engine,
+            precision=s.precision,
+            workers=s.workers,
+            cache=s.cache,  # type: ignore[arg-type]
+        )
+        self.engine = describer.engine.name
+        described = describer(paths, lambda done: self.report(what, done, len(paths)))
+        self.seconds["describe"] = self.seconds.get("describe", 0.0) + described.seconds
+        self.computed += described.computed
+        return described
+
+    def fit(self, catalog: Catalog, groups: np.ndarray, graph: DescriptorGraph) -> Trained:
+        """Train on all photos of ``catalog`` (its train and val photos), starting from the graph of one scale.
+
+        groups: [N] numbers; photos of one group (copies, bursts, one specimen) stay in one fold.
+        """
+        s = self.settings
+        first = self.describe(graph, catalog.paths, "looking at photos")
+        skipped = [Skipped(catalog.paths[row], reason) for row, reason in first.errors.items()]
+        good = np.array([row not in first.errors for row in range(len(catalog))], bool)
+        if not good.all():
+            catalog, groups, z = catalog.select(good), groups[good], first.descriptors[good]
+        else:
+            z = first.descriptors
+        content = [name for name, keep in zip(first.content, good, strict=True) if keep]
+        labels = np.asarray(catalog.labels, object)
+        classes = sorted(set(labels))
+        if len(classes) < 2:
+            raise FieldmarkError(
+                f"only {len(classes)} class has readable photos to train on"
+                f"{f' ({classes[0]})' if classes else ''}: at least two are needed"
+            )
+        y = np.searchsorted(np.asarray(classes, object), labels)
+        counts = np.bincount(y, minlength=len(classes))
+        single = [classes[i] for i in np.flatnonzero(counts == 1)]
+        if single:
+            self.warnings.append(
+                f"{len(single)} classes have one photo to learn from: {', '.join(map(repr, single[:5]))}"
+                + (" …" if len(single) > 5 else "")
+            )
+        fold = _folds(y, groups, s)
+
+        self.report("choosing", 0, None)
+        widths = list(graph.widths)
+        if not s.scales:
+            graph, z, widths = self._try_scale(catalog, graph, z, y, fold, len(classes))
+        space, choice = self._select(z, widths, y, fold, len(classes), len(graph.scales))
+        head = fit_head(z, space, y, len(classes), choice)
+        return Trained(
+            settings=s,
+            graph=graph,
+            classes=classes,
+            paths=catalog.paths,
+            content=content,
+            y=y,
+            z=z,
+            space=space,
+            choice=choice,
+            head=head,
+            engine=self.engine,
+            computed=self.computed,
+            seconds=self.seconds,
+            tried=self.tried,
+            skipped=skipped,
+            warnings=self.warnings,
+        )
+
+    def _try_scale(
+        self, catalog: Catalog, graph: DescriptorGraph, z: np.ndarray, y: np.ndarray, fold: np.ndarray, n: int
+    ) -> tuple[DescriptorGraph, np.ndarray, list[int]]:
+        """Add the backbone's own scale beside the larger one, where out-of-fold predictions ask for it."""
+        size, widths = graph.preprocess.size, list(graph.widths)
+        if graph.native >= size:
+            return graph, z, widths
+        small = self.graph(size, [graph.native])
+        rows = _spread(y, TRIAL, self.settings.seed)
+        trial = self.describe(small, [catalog.paths[i] for i in rows], "trying another scale")
+        if trial.errors:
+            return graph, z, widths
+        both = np.concatenate([z[rows], trial.descriptors], axis=1)
+        one = _loss(z[rows], widths, y[rows], fold[rows], n)
+        two = _loss(both, widths * 2, y[rows], fold[rows], n)
+        gain = one.per_photo - two.per_photo
+        error = float(gain.std() / np.sqrt(len(gain))) + 1e-9
+        take = bool(gain.mean() > ERRORS * error and gain.mean() > GAIN * one.nll)
+        for scales, choice in (([size], one), ([size, graph.native], two)):
+            self._note(scales, None, choice, len(rows), take == (len(scales) == 2))
+        if not take:
+            return graph, z, widths
+        rest = self.describe(small, catalog.paths, "looking again, smaller")
+        if rest.errors:
+            return graph, z, widths
+        both = np.concatenate([z, rest.descriptors], axis=1)
+        return self.graph(size, [size, graph.native]), both, widths * 2
+
+    def _select(
+        self, z: np.ndarray, widths: list[int], y: np.ndarray, fold: np.ndarray, n: int, scales: int
+    ) -> tuple[Subspace, Choice]:
+        """Which parts of the descriptor to use: judged on a spread of photos, then fitted on all."""
+        scaling = Scaling.fit(z, widths)
+        candidates = PARTS.get(self.settings.method, ((1.0,) * (len(widths) // scales),))
+        best = candidates[0]
+        if len(candidates) > 1:
+            rows = _spread(y, 2 * TRIAL, self.settings.seed)
+            choices = [
+                (_loss(z[rows], widths, y[rows], fold[rows], n, parts * scales), parts)
+                for parts in candidates
+            ]
+            best = min(choices, key=lambda pair: pair[0].nll)[1]
+            for choice, parts in choices:
+                self._note(None, parts, choice, len(rows), parts == best)
+        space = Subspace.fit(z, scaling.weighted(best * scales, widths), y, self.settings.seed)
+        choice = choose(space, y, n, fold)
+        self._note(None, best, choice, len(y), True)
+        return space, choice
+
+    def _note(
+        self,
+        scales: list[int] | None,
+        parts: tuple[float, ...] | None,
+        choice: Choice,
+        photos: int,
+        taken: bool,
+    ) -> None:
+        self.tried.append(
+            {
+                "scales": scales,
+                "parts": list(parts) if parts else None,
+                "photos": photos,
+                "nll": round(choice.nll, 5),
+                "accuracy": round(choice.accuracy, 5),
+                "taken": taken,
+            }
+        )
+
+
+def _loss(
+    z: np.ndarray,
+    widths: Sequence[int],
+    y: np.ndarray,
+    fold: np.ndarray,
+    n: int,
+    parts: Sequence[float] | None = None,
+) -> Choice:
+    scaling = Scaling.fit(z, widths)
+    if parts is not None:
+        scaling = scaling.weighted(parts, widths)
+    return choose(Subspace.fit(z, scaling, y), y, n, fold)
+
+
+def _folds(y: np.ndarray, groups: np.ndarray, settings: Settings) -> np.ndarray:
+    """Fold of each photo [N]."""
+    k = min(settings.folds, len(np.unique(groups)))
+    if k < 2:
+        raise FieldmarkError("all photos belong to one group: nothing is left to judge a fit by")
+    return folds(y, groups, k, settings.seed)
+
+
+def _spread(y: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most ``most`` rows, spread over the classes as they are."""
+    if len(y) <= most:
+        return np.arange(len(y))
+    order = np.random.default_rng(seed).permutation(len(y))
+    order = order[np.argsort(y[order], kind="stable")]
+    return np.sort(order[np.linspace(0, len(y) - 1, most).round().astype(int)])

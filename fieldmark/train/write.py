@@ -1,0 +1,125 @@
+"""A trained head becomes a model folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fieldmark
+from fieldmark.runtime.bundle import GRAPH, Config, Decision, Section, building, seal
+from fieldmark.runtime.engine import OnnxRuntimeEngine
+from fieldmark.train.assemble import assemble, head_tensors
+from fieldmark.train.card import model_card
+from fieldmark.train.classes import Moments
+from fieldmark.train.instant import Trained
+
+#: Rendered pictures whose answers travel with the model.
+GOLDEN = 4
+
+
+def write(
+    target: Path,
+    trained: Trained,
+    *,
+    splits: Mapping[str, str],
+    ranks: Mapping[str, Mapping[str, str | None]],
+    metrics: dict[str, Any],
+) -> Config:
+    """Write the bundle to ``target``, whole or not at all. splits: content hash -> split of every photo."""
+    config = _config(trained, ranks)
+    tensors = head_tensors(trained.head)
+    with building(target) as folder:
+        assemble(trained.graph.path, tensors, folder / GRAPH)
+        _weights(folder / "model.safetensors", trained.graph.weights, tensors)
+        Moments.gather(trained).save(folder / "stats.safetensors")
+        _golden(folder / "golden.npz", folder / GRAPH, trained)
+        write_splits(folder / "split.parquet", splits)
+        (folder / "metrics.json").write_text(
+            json.dumps(metrics, indent=2, ensure_ascii=False), encoding="utf-8"
+        )
+        counts = np.bincount(trained.y, minlength=len(trained.classes)).tolist()
+        (folder / "README.md").write_text(
+            model_card(config, metrics, dict(zip(trained.classes, counts, strict=True))), encoding="utf-8"
+        )
+        return seal(folder, config)
+
+
+def _config(trained: Trained, ranks: Mapping[str, Mapping[str, str | None]]) -> Config:
+    graph, settings = trained.graph, trained.settings
+    preprocess = graph.preprocess
+    side = preprocess.size
+    return Config(
+        format=1,
+        architecture=graph.source.architecture,
+        num_classes=len(trained.classes),
+        num_features=sum(graph.widths),
+        pretrained_cfg={
+            "input_size": [3, side, side],
+            "mean": list(preprocess.mean),
+            "std": list(preprocess.std),
+            "interpolation": preprocess.interpolation,
+            "crop_pct": preprocess.crop_pct,
+            "label_names": trained.classes,
+        },
+        fieldmark=Section(
+            version=fieldmark.__version__,
+            method=settings.method,
+            classes=trained.classes,
+            scales=list(graph.scales),
+            widths=list(graph.widths),
+            embedding=trained.head.embedding.shape[1],
+            preprocess=preprocess,
+            decision=Decision(temperature=trained.head.temperature),
+            ranks={name: dict(values) for name, values in ranks.items()},
+            training={
+                "backbone": settings.backbone,
+                "weights": graph.source.digest,
+                "model_args": graph.source.options,
+                "n_train": len(trained.y),
+                "seed": settings.seed,
+                "folds": settings.folds,
+                "engine": trained.engine,
+                "precision": settings.precision,
+                "graph_parity": graph.parity,
+                "out_of_fold_top1": trained.choice.accuracy,
+                "out_of_fold_nll": trained.choice.nll,
+            },
+        ),
+    )
+
+
+def _weights(path: Path, backbone: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    state = {name: value for name, value in load_file(backbone).items() if value.size}
+    save_file({**state, **{k: np.ascontiguousarray(v) for k, v in tensors.items()}}, path)
+
+
+def _golden(path: Path, graph: Path, trained: Trained) -> None:
+    """Rendered pictures and what the reference engine, checked against PyTorch at export, says of them."""
+    from fieldmark.data import lookalikes
+
+    preprocess = trained.graph.preprocess
+    kinds = lookalikes.species()
+    pictures = [
+        lookalikes.render(kinds[number % len(kinds)], number, size=preprocess.size).image
+        for number in range(GOLDEN)
+    ]
+    images = np.stack([preprocess.pixels(picture) for picture in pictures])
+    names = ["logits", "embedding"]
+    logits, embedding = OnnxRuntimeEngine(graph, names, "f32", 1).run(preprocess.normalise(images), names)
+    np.savez_compressed(path, images=images, logits=logits, embedding=embedding)
+
+
+def write_splits(path: Path, splits: Mapping[str, str]) -> None:
+    """Content hash -> split, as Parquet, sorted by hash so that the order of the photos is not told."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names: Sequence[str] = sorted(splits)
+    table = pa.table({"content": names, "split": pa.array([splits[n] for n in names], pa.string())})
+    parquet.write_table(table, path, compression="zstd")
