@@ -69,9 +69,12 @@ def _normal(z: Array, density: float) -> Array:
     return n / np.sqrt((n * n).sum(0))
 
 
-@lru_cache(maxsize=16)
 def relief(genus: str, density: float) -> Relief:
-    """The surface of a genus at ``density`` pixels a body length (cached)."""
+    """The surface of a genus at ``density`` pixels a body length (kept: few of the large ones)."""
+    return (_few if density > 400 else _many)(genus, density)
+
+
+def _relief(genus: str, density: float) -> Relief:
     body = BODIES[genus]
     rows, columns = round((1 + 2 * TOP) * density), round(2 * HALF * density)
     y = ((np.arange(rows, dtype=np.float32) + 0.5) / density - TOP)[:, None]
@@ -135,6 +138,9 @@ def relief(genus: str, density: float) -> Relief:
     cover = np.maximum(cover, eye)
     fields = (normal, cover, shade, tone, eye, ink, wing_u, wing_t, wing, pronotum, grain)
     return Relief(density, x, y, *(np.ascontiguousarray(f, np.float32) for f in fields))
+
+
+_many, _few = lru_cache(maxsize=24)(_relief), lru_cache(maxsize=4)(_relief)
 
 
 def _eyes(
