@@ -7,6 +7,7 @@ the axis, positive to the right when the head is up. ``relief`` turns a genus in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -213,6 +214,7 @@ def _rounded(t: Array, front: float, back: float) -> Array:
     return (np.clip(1 - a**power, 0, 1) * np.clip(1 - b**power, 0, 1)) ** (1 / power)
 
 
+@cache
 def landmarks(genus: str) -> dict[str, Point]:
     """Named points on the body (not the limbs) in body frame."""
     body = BODIES[genus]
@@ -238,6 +240,7 @@ def landmarks(genus: str) -> dict[str, Point]:
     }
 
 
+@cache
 def outline(genus: str) -> Array:
     """Points [n, 2] on the body's outline, to know how much room it needs."""
     body = BODIES[genus]

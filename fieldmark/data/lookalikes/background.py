@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import cos, sin
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from fieldmark.data.lookalikes.textures import KINDS, VARIANTS, noise, picture, texture
 
@@ -33,15 +33,15 @@ def ground(rng: Rng, name: str, size: int, mirrored: bool, style: str) -> Image.
     gain = np.array(gains(name)) * np.exp(rng.normal(0, 0.04, 3) + rng.normal(-0.03, 0.08))
     if style == "drawing":
         return _washed(rng, kind, size, gain)
-    image = texture(kind, variant, side)
+    image = texture(kind, variant, side, focus)
+    side = image.width
+    zoom *= side / round(1.75 * size)
     c, s = zoom * cos(angle), zoom * sin(angle)
     reach = size * (abs(c) + abs(s)) / 2
     cx, cy = reach + (side - 2 * reach) * shift_x, reach + (side - 2 * reach) * shift_y
     sign = -1 if mirrored else 1
     data = (sign * c, -s, cx - (sign * c - s) * size / 2, sign * s, c, cy - (sign * s + c) * size / 2)
     cut = image.transform((size, size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
-    if focus:
-        cut = cut.filter(ImageFilter.BoxBlur(focus * size * 0.006))
     return cut.point(np.minimum(255, np.outer(gain, np.arange(256)) + 0.5).astype(int).ravel().tolist())
 
 

@@ -15,12 +15,11 @@ _TRIES = 4
 _COLOURS = ((104, 142, 52), (132, 158, 66), (84, 124, 60), (170, 146, 84), (124, 94, 62))
 
 
-def choose(
-    rng: np.random.Generator, mark: Array, alpha: Array, visible: float, style: str
-) -> Image.Image | None:
-    """A blade (RGBA) over some of the beetle that leaves at least ``visible`` of the mark uncovered, or None.
+def choose(rng: np.random.Generator, mark: Array, alpha: Array, visible: float, style: str) -> Array | None:
+    """A blade over some of the beetle that leaves at least ``visible`` of the mark uncovered, or None.
 
-    ``mark`` and ``alpha`` are the mark's and the beetle's opacity, [size, size] uint8.
+    ``mark`` and ``alpha`` are the mark's and the beetle's opacity, [size, size] uint8; the blade is colour and
+    opacity, [size, size, 4] uint8.
     """
     if rng.random() >= RATE:
         return None
@@ -30,13 +29,13 @@ def choose(
     for _ in range(_TRIES):
         pick = int(rng.integers(len(rows)))
         blade = _blade(rng, (float(columns[pick]), float(rows[pick])), size, style)
-        hidden = np.asarray(blade.getchannel("A")) > 127
+        hidden = blade[..., 3] > 127
         if (seen & ~hidden).sum() >= visible * seen.sum() and (hidden & (alpha > 127)).any():
             return blade
     return None
 
 
-def _blade(rng: np.random.Generator, target: tuple[float, float], size: int, style: str) -> Image.Image:
+def _blade(rng: np.random.Generator, target: tuple[float, float], size: int, style: str) -> Array:
     """A tapered, bent blade that comes in over the nearest edge and ends just beyond ``target``."""
     scale = 2
     colour = np.array(_COLOURS[int(rng.integers(len(_COLOURS)))]) * rng.uniform(0.8, 1.15)
@@ -48,7 +47,7 @@ def _blade(rng: np.random.Generator, target: tuple[float, float], size: int, sty
     bow = rng.normal(0, 0.12) * size
     bend = ((root[0] + tip[0]) / 2 - sin(angle) * bow, (root[1] + tip[1]) / 2 + cos(angle) * bow)
     width = rng.uniform(0.026, 0.048) * size
-    image = Image.new("RGBA", (size * scale, size * scale), (*_byte(colour), 0))
+    image = Image.new("CMYK", (size * scale, size * scale), (*_byte(colour), 0))  # see limbs.draw_limbs
     brush = ImageDraw.Draw(image)
     s = np.linspace(0, 1, 22)
     px = (1 - s) ** 2 * root[0] + 2 * s * (1 - s) * bend[0] + s**2 * tip[0]
@@ -72,7 +71,7 @@ def _blade(rng: np.random.Generator, target: tuple[float, float], size: int, sty
         right = list(zip((px + ux * b) * scale, (py + uy * b) * scale, strict=True))
         brush.polygon([*left, *right[::-1]], fill=(*_byte(colour * tone), 255))
     image = image.reduce(scale)
-    return image.filter(ImageFilter.GaussianBlur(size * 0.0022)) if style == "photo" else image
+    return np.asarray(image.filter(ImageFilter.BoxBlur(size * 0.0035)) if style == "photo" else image)
 
 
 def _byte(colour: Array) -> tuple[int, int, int]:

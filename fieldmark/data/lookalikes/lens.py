@@ -14,35 +14,40 @@ Box = tuple[int, int, int, int]
 
 
 def compose(
-    ground: Image.Image, beetle: Array, blade: Image.Image | None, light: Array, view: View, style: str
+    ground: Image.Image, beetle: Array, blade: Array | None, light: Array, view: View, style: str
 ) -> Image.Image:
     """Ground, shadow, beetle, what is in front of it; then the lens and the sensor."""
     size = len(beetle)
-    alpha = Image.fromarray(beetle[..., 3])
     drift = (-light[0] / light[2] * 0.035 * size, -light[1] / light[2] * 0.035 * size)
-    soft = _shadow(alpha, drift, 0.020 * size, 4)
-    close = _shadow(alpha, (drift[0] / 4, drift[1] / 4), 0.007 * size, 2)
-    dark = (1 - 0.42 * soft) * (1 - 0.45 * close) if style == "photo" else 1 - 0.20 * soft
-    out = np.asarray(ground, np.float32) * dark[..., None]
+    out = np.array(ground, np.float32)
+    if style == "photo":
+        near = _shadow(beetle, 0.25, drift, 0.007 * size, 2, 0.45)
+        out *= (_shadow(beetle, 1, drift, 0.020 * size, 4, 0.42) * near)[..., None]
+    else:
+        out *= _shadow(beetle, 1, drift, 0.020 * size, 4, 0.20)[..., None]
     _over(out, beetle)
     if blade is not None:
-        above = _shadow(blade.getchannel("A"), (2 * drift[0], 2 * drift[1]), 0.022 * size, 4)
-        out *= (1 - 0.4 * above)[..., None]
-        _over(out, np.asarray(blade))
-    if style != "photo":
-        return Image.fromarray(np.uint8(np.clip(out, 0, 255)))
+        out *= _shadow(blade, 2, drift, 0.022 * size, 4, 0.40)[..., None]
+        _over(out, blade)
+    if style == "photo":
+        _expose(out, light, view)
+    np.clip(out, 0, 255, out=out)
+    return Image.fromarray(out.astype(np.uint8))
+
+
+def _expose(out: Array, light: Array, view: View) -> None:
+    """Falloff, exposure, white balance, blur and noise, in place."""
+    size = len(out)
     ramp = np.linspace(-0.5, 0.5, size, dtype=np.float32)
-    glow = 1 + view.falloff * (light[0] * ramp[None, :] + light[1] * ramp[:, None])
-    glow -= 0.35 * view.falloff * (ramp[None, :] ** 2 + ramp[:, None] ** 2)
+    across = 1 + view.falloff * (light[0] * ramp - 0.35 * ramp**2)
+    down = view.falloff * (light[1] * ramp - 0.35 * ramp**2)
     gain = view.exposure * np.array([1 + view.warmth, 1, 1 - view.warmth], np.float32)
-    out *= glow[..., None] * gain
+    out *= (across[None, :] + down[:, None])[..., None] * gain
     if view.blur * size > 0.3:
-        soft_image = Image.fromarray(np.uint8(np.clip(out, 0, 255))).filter(
-            ImageFilter.BoxBlur(1.4 * view.blur * size)
-        )
-        out = np.asarray(soft_image, np.float32)
-    out = out + _grain(size, view)
-    return Image.fromarray(np.uint8(np.clip(out, 0, 255)))
+        sharp = Image.fromarray(np.clip(out, 0, 255).astype(np.uint8))
+        out[:] = sharp.filter(ImageFilter.BoxBlur(1.4 * view.blur * size))
+    x, y = (int(v * 7919) % (1025 - size) for v in (view.room_x, view.room_y))
+    out += _static()[y : y + size, x : x + size] * np.float32(view.noise)
 
 
 def _over(out: Array, pixels: Array) -> None:
@@ -53,26 +58,28 @@ def _over(out: Array, pixels: Array) -> None:
     out[window] += (part[..., :3] - out[window]) * (part[..., 3:] * np.float32(1 / 255))
 
 
-def _shadow(alpha: Image.Image, shift: tuple[float, float], radius: float, shrink: int) -> Array:
-    """The alpha, moved and blurred (at a smaller size), as [size, size] in 0..1."""
-    small = alpha.reduce(shrink)
-    data = (1, 0, -shift[0] / shrink, 0, 1, -shift[1] / shrink)
-    small = small.transform(small.size, Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+def _shadow(
+    pixels: Array, far: float, drift: tuple[float, float], radius: float, shrink: int, depth: float
+) -> Array:
+    """What light is left, [size, size]: 1 less ``depth`` in the shadow of pixels [size, size, 4].
+
+    The shadow lies ``far`` times ``drift`` away and is blurred, both at a ``shrink`` times smaller size.
+    """
+    small = Image.fromarray(pixels[..., 3]).reduce(shrink)
+    x, y = (-far * v / shrink for v in drift)
+    small = small.transform(small.size, Image.Transform.AFFINE, (1, 0, x, 0, 1, y), Image.Resampling.BILINEAR)
     small = small.filter(ImageFilter.GaussianBlur(radius / shrink))
-    return np.asarray(small.resize(alpha.size, Image.Resampling.BICUBIC), np.float32) * np.float32(1 / 255)
+    size = (pixels.shape[1], pixels.shape[0])
+    shade = np.asarray(small.resize(size, Image.Resampling.BILINEAR), np.float32)
+    return 1 - np.float32(depth / 255) * shade
 
 
 @lru_cache(maxsize=1)
 def _static() -> Array:
+    """A tile of sensor noise, mostly grey, [1024, 1024, 3]; every picture cuts a piece of it."""
     rng = np.random.default_rng(7)
     fine = rng.standard_normal((1024, 1024, 1), np.float32)
     return fine + 0.35 * rng.standard_normal((1024, 1024, 3), np.float32)
-
-
-def _grain(size: int, view: View) -> Array:
-    """The sensor's noise: a cut of one tile, at a place that the view decides."""
-    x, y = (int(v * 7919) % (1025 - size) for v in (view.room_x, view.room_y))
-    return _static()[y : y + size, x : x + size] * np.float32(view.noise)
 
 
 def box(mask: Array) -> Box:

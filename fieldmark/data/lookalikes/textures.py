@@ -16,9 +16,15 @@ Rgb = tuple[int, int, int]
 VARIANTS = 2
 
 
-@lru_cache(maxsize=24)
-def texture(kind: str, variant: int, side: int) -> Image.Image:
-    """A square RGB texture of ``side`` pixels (cached; the same for the same arguments)."""
+@lru_cache(maxsize=96)
+def texture(kind: str, variant: int, side: int, focus: int = 0) -> Image.Image:
+    """A square RGB texture of ``side`` pixels (cached; the same for the same arguments).
+
+    Out of ``focus`` (1 or 2) it is blurred, and half as large.
+    """
+    if focus:
+        small = texture(kind, variant, side).reduce(2)
+        return small.filter(ImageFilter.GaussianBlur(focus * side * 0.0011))
     return _MAKERS[kind](np.random.default_rng([KINDS.index(kind), variant]), side)
 
 
@@ -192,7 +198,7 @@ def _strokes(
 
 def _moss(rng: Rng, side: int) -> Image.Image:
     greens = [(96, 128, 40), (78, 116, 38), (122, 146, 54), (64, 100, 40)]
-    image = _strokes(rng, side, 2600, greens, 0.029, 0.0028)
+    image = _strokes(rng, side, 1800, greens, 0.034, 0.0034)
     mound = np.asarray(image, np.float32)
     return picture(mound, _relit(0.03 * noise(rng, side, (5, 10)), 0.5)).filter(
         ImageFilter.GaussianBlur(side / 900)

@@ -54,8 +54,8 @@ def look(rng: np.random.Generator, relative: float) -> View:
 
 def density_for(view: View, size: int) -> float:
     """Pixels a body length to draw the sprite at: too fine by a little; few steps, to share reliefs."""
-    steps = (0.62, 0.74, 0.88, 1.04)
-    return size * next((step for step in steps if step >= 1.2 * view.length), steps[-1])
+    steps = (0.49, 0.56, 0.63, 0.70)
+    return size * next((step for step in steps if step >= 1.05 * view.length), steps[-1])
 
 
 def settle(view: View, genus: str, points: dict[str, Point], size: int) -> tuple[Array, float]:
