@@ -7,6 +7,8 @@ from math import atan2, cos, pi, sin
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from fieldmark.data.lookalikes.limbs import planes
+
 Array = np.ndarray
 
 #: How often something is in front of the beetle.
@@ -19,7 +21,7 @@ def choose(rng: np.random.Generator, mark: Array, alpha: Array, visible: float, 
     """A blade over some of the beetle that leaves at least ``visible`` of the mark uncovered, or None.
 
     ``mark`` and ``alpha`` are the mark's and the beetle's opacity, [size, size] uint8; the blade is colour and
-    opacity, [size, size, 4] uint8.
+    opacity, [4, size, size] uint8.
     """
     if rng.random() >= RATE:
         return None
@@ -29,7 +31,7 @@ def choose(rng: np.random.Generator, mark: Array, alpha: Array, visible: float, 
     for _ in range(_TRIES):
         pick = int(rng.integers(len(rows)))
         blade = _blade(rng, (float(columns[pick]), float(rows[pick])), size, style)
-        hidden = blade[..., 3] > 127
+        hidden = blade[3] > 127
         if (seen & ~hidden).sum() >= visible * seen.sum() and (hidden & (alpha > 127)).any():
             return blade
     return None
@@ -71,7 +73,7 @@ def _blade(rng: np.random.Generator, target: tuple[float, float], size: int, sty
         right = list(zip((px + ux * b) * scale, (py + uy * b) * scale, strict=True))
         brush.polygon([*left, *right[::-1]], fill=(*_byte(colour * tone), 255))
     image = image.reduce(scale)
-    return np.asarray(image.filter(ImageFilter.BoxBlur(size * 0.0035)) if style == "photo" else image)
+    return planes(image.filter(ImageFilter.BoxBlur(size * 0.0035)) if style == "photo" else image)
 
 
 def _byte(colour: Array) -> tuple[int, int, int]:

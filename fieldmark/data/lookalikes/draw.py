@@ -21,7 +21,7 @@ from fieldmark.data.lookalikes.wear import litter
 class Sprite:
     """A specimen, head up, ``density`` pixels a body length, body frame's (0, 0) being at pixel ``origin``.
 
-    ``pixels`` [height, width, 4] uint8 are colour and opacity (not premultiplied), ``mark`` [height, width]
+    ``pixels`` [4, height, width] uint8 are colour and opacity (not premultiplied), ``mark`` [height, width]
     uint8 is the mark's opacity, ``points`` are the limbs' named points in body frame.
     """
 
@@ -47,18 +47,16 @@ def sprite(one: Specimen, density: float, light: Array, sun: float, style: str) 
         litter(body, s, np.random.default_rng(one.seed_wear), light)
     else:
         body = _drawing(s, colours, marked, light)
-    body = np.moveaxis(np.sqrt(np.clip(body, 0, 1)) * 255, 0, -1)
+    body = np.sqrt(np.clip(body, 0, 1)) * np.float32(255)
     # the body over the limbs
-    top, left = (
-        round(origin[1] + float(s.y[0, 0]) * density - 0.5),
-        round(origin[0] + float(s.x[0, 0]) * density - 0.5),
-    )
-    window = slice(top, top + len(body)), slice(left, left + body.shape[1])
-    pixels, below = pixels.copy(), pixels[window].astype(np.float32)
-    limb = below[..., 3] * np.float32(1 / 255) * (1 - s.cover)
-    share = (s.cover / np.maximum(s.cover + limb, 1e-3))[..., None]
-    pixels[window][..., :3] = below[..., :3] + (body - below[..., :3]) * share + 0.5
-    pixels[window][..., 3] = (s.cover + limb) * 255 + 0.5
+    top = round(origin[1] + float(s.y[0, 0]) * density - 0.5)
+    left = round(origin[0] + float(s.x[0, 0]) * density - 0.5)
+    window = slice(top, top + body.shape[1]), slice(left, left + body.shape[2])
+    below = pixels[:, window[0], window[1]]
+    limb = below[3] * np.float32(1 / 255) * (1 - s.cover)
+    share = s.cover / np.maximum(s.cover + limb, 1e-3)
+    below[:3] = below[:3] * (1 - share) + body * share + 0.5
+    below[3] = (s.cover + limb) * 255 + 0.5
     mark[window] = np.maximum(mark[window] * (1 - s.cover), marked * s.cover * 255)
     return Sprite(pixels, mark, density, origin, limbs.points)
 

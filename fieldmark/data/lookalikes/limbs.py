@@ -60,7 +60,7 @@ def draw_limbs(
     pigment: Array,
     style: str,
 ) -> tuple[Array, Array]:
-    """Pixels [height, width, 4] (colour, opacity; coloured also where it is transparent) and mark [h, w]."""
+    """Pixels [4, height, width] (colour, opacity; coloured also where it is transparent) and mark [h, w]."""
     photo = style == "photo"
     # four plain channels, without Pillow's care for transparency: twice as quick, the fill prevents fringes
     image = Image.new("CMYK", (size[0] * _SS, size[1] * _SS), (*_byte(base), 0))
@@ -83,16 +83,22 @@ def draw_limbs(
         lean = across @ light[:2].astype(float)
         shift = across * (0.24 * limbs.widths[:, 1] * np.sign(lean))[:, None]
         lines = shapes(limbs.start + shift, limbs.end + shift, limbs.widths * (0.3, 0.38, 0.3))
-        for shape, marked, shine in zip(lines, limbs.marked, 0.25 + 0.75 * np.abs(lean), strict=True):
-            bright = (1.7 * pigment if marked else 2.2 * base) + 0.10 * shine
-            brush.polygon(shape, fill=(*_byte(bright), 255))
+        bright = np.where(limbs.marked[:, None], 1.7 * pigment, 2.2 * base)
+        bright = np.sqrt(np.clip(bright + 0.025 + 0.075 * np.abs(lean)[:, None], 0, 1)) * 255 + 0.5
+        for shape, colour in zip(lines, bright.astype(int).tolist(), strict=True):
+            brush.polygon(shape, fill=(*colour, 255))
     mask = np.zeros((size[1], size[0]), np.uint8)
     if limbs.marked.any():
         stencil = Image.new("L", image.size)
         for i in np.flatnonzero(limbs.marked):
             ImageDraw.Draw(stencil).polygon(bars[i], fill=255)
         mask = np.array(stencil.reduce(_SS))
-    return np.asarray(image.reduce(_SS)), mask
+    return planes(image.reduce(_SS)), mask
+
+
+def planes(image: Image.Image) -> Array:
+    """An image's channels as [channels, height, width] uint8: arithmetic on planes is the quickest."""
+    return np.stack([np.asarray(band) for band in image.split()])
 
 
 def _bars(start: Array, end: Array, widths: Array) -> Array:

@@ -81,10 +81,10 @@ def render(
     matrix, length = settle(view, beetle.genus, flat.points, size)
     pixels, mark_cover = warp(flat, matrix, size)
     ground = background.ground(ground_rng, place, size, bool(light[0] > 0), style)
-    blade = cover.choose(np.random.default_rng(streams[6]), mark_cover, pixels[..., 3], VISIBLE, style)
+    blade = cover.choose(np.random.default_rng(streams[6]), mark_cover, pixels[3], VISIBLE, style)
     image = compose(ground, pixels, blade, light, view, style)
-    seen = np.ones((size, size), bool) if blade is None else blade[..., 3] < 128
-    mark_mask, object_mask = (mark_cover > 127) & seen, (pixels[..., 3] > 127) & seen
+    seen = np.ones((size, size), bool) if blade is None else blade[3] < 128
+    mark_mask, object_mask = (mark_cover > 127) & seen, (pixels[3] > 127) & seen
     share = float(mark_mask.sum() / max(1, (mark_cover > 127).sum()))
     attributes = _attributes(species, beetle)
     parts = {**landmarks(beetle.genus), **{k: v for k, v in flat.points.items() if "knee" not in k}}

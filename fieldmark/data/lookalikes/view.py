@@ -10,6 +10,7 @@ from PIL import Image
 
 from fieldmark.data.lookalikes.anatomy import Array, Point, outline
 from fieldmark.data.lookalikes.draw import Sprite
+from fieldmark.data.lookalikes.limbs import planes
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def project(matrix: Array, points: Array) -> Array:
 
 
 def warp(one: Sprite, matrix: Array, size: int) -> tuple[Array, Array]:
-    """The sprite in the picture: pixels [size, size, 4] and the mark's opacity [size, size], uint8."""
+    """The sprite in the picture: pixels [4, size, size] and the mark's opacity [size, size], uint8."""
     ox, oy = one.origin
     to_picture = matrix @ np.array([[1, 0, -ox], [0, 1, -oy], [0, 0, one.density]]) / one.density
     high, wide = one.mark.shape
@@ -98,8 +99,8 @@ def warp(one: Sprite, matrix: Array, size: int) -> tuple[Array, Array]:
     to_sprite = np.linalg.inv(to_picture) @ np.array([[1, 0, left], [0, 1, top], [0, 0, 1]])
     data = tuple(float(v) for v in (to_sprite / to_sprite[2, 2]).ravel()[:8])
     extent, way, soft = (right - left, bottom - top), Image.Transform.PERSPECTIVE, Image.Resampling.BILINEAR
-    pixels, mark = np.zeros((size, size, 4), np.uint8), np.zeros((size, size), np.uint8)
-    four = Image.frombuffer("CMYK", (wide, high), one.pixels, "raw", "CMYK", 0, 1)  # see limbs.draw_limbs
-    pixels[window] = np.asarray(four.transform(extent, way, data, soft))
+    pixels, mark = np.zeros((4, size, size), np.uint8), np.zeros((size, size), np.uint8)
+    four = Image.merge("CMYK", [Image.fromarray(plane) for plane in one.pixels])  # see limbs.draw_limbs
+    pixels[:, window[0], window[1]] = planes(four.transform(extent, way, data, soft))
     mark[window] = np.asarray(Image.fromarray(one.mark).transform(extent, way, data, soft))
     return pixels, mark
