@@ -9,9 +9,10 @@ otherwise the Nystroem approximation of Williams and Seeger, 2001):
 Predictions for a fold come from the same factorisation, without refitting (the block form of the
 leave-one-out identity of ridge regression: Hastie, Tibshirani, Friedman, section 7.10):
 
-    out_of_fold_B = Y_B - (I - H_BB)^-1 (Y_B - fitted_B),   H = C (C^T C + lambda I)^-1 C^T
+    out_of_fold_B = Y_B - (I - H_BB)^-1 (Y_B - fitted_B),   H = C (C^T C + lambda I)^-1 C^T + 1 1^T / n
 
-so all regularisations are tried on five folds for about the price of one fit.
+(the last term is the unpenalised intercept, so that not even the mean of Y knows the fold), so all
+regularisations are tried on five folds for about the price of one fit.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fieldmark.runtime.decision import fit_temperature, softmax
+from fieldmark.runtime.errors import FieldmarkError
 
 #: More photos than this are represented by this many of them.
 LANDMARKS = 4096
@@ -49,12 +51,14 @@ class Scaling:
     def fit(cls, z: np.ndarray, parts: Sequence[int]) -> Scaling:
         """z: [n, d] (any float, may be a memory map); parts: widths that add up to d."""
         total, square = np.zeros(z.shape[1]), np.zeros(z.shape[1])
+        origin = z[0].astype(np.float32)  # near the mean, so that small variances survive E[x^2] - E[x]^2
         for start in range(0, len(z), ROWS):
-            rows = z[start : start + ROWS].astype(np.float32)
+            rows = z[start : start + ROWS].astype(np.float32) - origin
             total += rows.sum(0)
             square += np.einsum("nd,nd->d", rows, rows)
         mean = total / len(z)
         variance = np.maximum(square / len(z) - mean**2, 0)
+        mean += origin
         bounds = np.cumsum([0, *parts])
         per_part = [variance[a:b].sum() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
         scale = np.repeat([1 / np.sqrt(v) if v > 1e-12 else 0.0 for v in per_part], parts)
@@ -89,6 +93,8 @@ class Subspace:
         gram = anchors @ anchors.T
         values, vectors = np.linalg.eigh(gram)
         keep = values > max(values[-1], 1e-12) * 1e-6
+        if not keep.any():
+            raise FieldmarkError("all photos look the same to the backbone: nothing tells the classes apart")
         mixing = vectors[:, keep][:, ::-1] / np.sqrt(values[keep][::-1])
         if len(chosen) == len(z):
             coordinates = vectors[:, keep][:, ::-1] * np.sqrt(values[keep][::-1])
@@ -127,23 +133,26 @@ def _landmarks(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
 def out_of_fold(
     coordinates: np.ndarray, spectrum: np.ndarray, targets: np.ndarray, folds: np.ndarray, ridge: float
 ) -> np.ndarray:
-    """Ridge predictions [n, C] for each photo by a fit without its fold.
+    """Ridge predictions [n, C], with a free intercept, for each photo by a fit without its fold.
 
-    coordinates: [n, r] with Gram matrix diag(spectrum); targets: [n, C]; folds: [n] numbers.
+    coordinates: [n, r], columns with mean 0 and Gram matrix diag(spectrum); targets: [n, C]; folds: [n] numbers.
     """
-    shrink = 1 / (spectrum + ridge)
+    n = len(coordinates)
+    coordinates = np.concatenate([coordinates, np.ones((n, 1), coordinates.dtype)], axis=1)
+    penalised = np.append(spectrum + ridge, n).astype(coordinates.dtype)
+    shrink = 1 / penalised
     moment = coordinates.T @ targets
     fitted = (coordinates * shrink) @ moment
     result = np.empty_like(targets)
     for fold in np.unique(folds):
         held = folds == fold
         rows = coordinates[held]
-        if held.sum() <= len(spectrum):
+        if held.sum() <= len(penalised):
             hat = (rows * shrink) @ rows.T
             residual = targets[held] - fitted[held]
             result[held] = targets[held] - np.linalg.solve(np.eye(len(rows), dtype=hat.dtype) - hat, residual)
         else:
-            gram = np.diag(spectrum + ridge).astype(rows.dtype) - rows.T @ rows
+            gram = np.diag(penalised) - rows.T @ rows
             result[held] = rows @ np.linalg.solve(gram, moment - rows.T @ targets[held])
     return result
 
