@@ -6,11 +6,11 @@ answer and all cores stay busy without a queue between decoding and inference.
 
 from __future__ import annotations
 
-import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from fieldmark.runtime.errors import FieldmarkError, UsageError
 
 Precision = Literal["f32", "bf16", "f16"]
 ENGINES = ("openvino", "onnxruntime")
+_IMPORTING = threading.Lock()
 
 
 class Engine(Protocol):
@@ -45,21 +46,42 @@ def compile_graph(
     """Compile an ONNX file for ``workers`` threads that call it at the same time.
 
     outputs: only these are computed. engine: ``auto`` tries OpenVINO, then ONNX Runtime.
-    Raises UsageError for an unknown engine, FieldmarkError where none can run the graph.
+    Raises UsageError for an unknown engine or precision, FieldmarkError where none can run the graph.
     """
     if engine not in ("auto", *ENGINES):
         raise UsageError(f"unknown engine {engine!r}: choose auto, {' or '.join(ENGINES)}")
+    if precision not in get_args(Precision):
+        raise UsageError(f"unknown precision {precision!r}: choose {', '.join(get_args(Precision))}")
     names = ENGINES if engine == "auto" else (engine,)
     reasons = []
     for name in names:
         try:
             kind = OpenVinoEngine if name == "openvino" else OnnxRuntimeEngine
             return kind(Path(model), list(outputs), precision, workers)
-        except UsageError:
-            raise
         except Exception as error:  # an engine may refuse a graph, or not be installed for this machine
+            if isinstance(error, UsageError) and engine != "auto":
+                raise
             reasons.append(f"{name}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}")
     raise FieldmarkError(f"no engine can run {model}: " + "; ".join(reasons))
+
+
+def import_openvino() -> Any:
+    """The module, told to send nothing.
+
+    Importing openvino reports the import to a counting service on the network, unless its helper package
+    ``openvino_telemetry`` cannot be imported (no environment variable stops it, only CI=true). So it cannot,
+    for as long as the import lasts: openvino then takes its own stub.
+    """
+    helper = "openvino_telemetry"
+    with _IMPORTING:
+        loaded = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == helper}
+        sys.modules[helper] = None  # type: ignore[assignment]
+        try:
+            import openvino
+        finally:
+            del sys.modules[helper]
+            sys.modules.update(loaded)
+    return openvino
 
 
 class OpenVinoEngine:
@@ -68,10 +90,8 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, model: Path, outputs: list[str], precision: Precision, workers: int):
-        os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
-        import openvino as ov
-
-        self.precision = precision
+        ov = import_openvino()
+        self.precision: str = precision
         core = ov.Core()
         core.set_property("CPU", {"INFERENCE_PRECISION_HINT": precision})
         graph = core.read_model(model)
@@ -108,14 +128,20 @@ class OnnxRuntimeEngine:
 
         if precision != "f32":
             raise UsageError(f"ONNX Runtime computes in f32 here, not {precision}: take --engine openvino")
-        self.precision = "f32"
+        self.precision: str = precision
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        ort.disable_telemetry_events()  # of the operating system (Windows)
         self._session: Any = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
+        missing = set(outputs) - {output.name for output in self._session.get_outputs()}
+        if missing:
+            raise FieldmarkError(f"the graph has no output {min(missing)!r}")
+        self._options = ort.RunOptions()
+        self._options.only_execute_path_to_fetches = True  # outputs that nobody asked for cost nothing
 
     def run(self, images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         feed = {self._input: np.ascontiguousarray(images, np.float32)}
-        return [np.asarray(value) for value in self._session.run(list(outputs), feed)]
+        return [np.asarray(value) for value in self._session.run(list(outputs), feed, self._options)]
