@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ from fieldmark.nn.descriptor import OUTPUT, DescriptorGraph
 from fieldmark.runtime import image
 from fieldmark.runtime.cache import atomic_write, directory, prune, touch
 from fieldmark.runtime.engine import Engine, Precision, compile_graph
-from fieldmark.runtime.errors import ImageError
+from fieldmark.runtime.errors import FieldmarkError, ImageError
 from fieldmark.runtime.machine import cores
 from fieldmark.runtime.stream import ordered_map
 
 #: Descriptors of more bytes than this are kept in a file instead of in memory.
 IN_MEMORY = 1_500_000_000
+#: Rows that are copied at once.
+BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Describer:
         )
         self.width = sum(graph.widths)
         self._folder = self._entry_folder() if cache else None
+        #: Why the cache could not be written, once it could not; the work goes on without it.
+        self.cache_error: str | None = None
 
     def _entry_folder(self) -> Path:
         depends = [
@@ -103,10 +108,13 @@ class Describer:
             return name, None, False, str(error)
         tensor = self.graph.preprocess(photo)[None]
         vector = self.engine.run(tensor, [OUTPUT])[0][0].astype(np.float16)
-        if entry is not None:
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(entry, sync=False) as temporary:
-                temporary.write_bytes(vector.tobytes())
+        if entry is not None and self.cache_error is None:
+            try:
+                entry.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_write(entry, sync=False) as temporary:
+                    temporary.write_bytes(vector.tobytes())
+            except OSError as error:
+                self.cache_error = f"{error.strerror or error}: {entry.parent}"
         return name, vector, True, None
 
 
@@ -116,15 +124,43 @@ def _read(entry: Path, width: int) -> np.ndarray | None:
         data = entry.read_bytes()
     except OSError:
         return None
-    if len(data) != 2 * width:
+    if len(data) != 2 * width or not any(data):  # a power cut may leave zeros
         return None
     touch(entry)
     return np.frombuffer(data, np.float16)
 
 
+def select(z: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Some rows [M] of descriptors [N, d], in memory only as far as there is room."""
+    out = _matrix(len(rows), z.shape[1])
+    for start in range(0, len(rows), BLOCK):
+        out[start : start + BLOCK] = z[rows[start : start + BLOCK]]
+    return out
+
+
+def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Descriptors [N, d] and [N, e] side by side, in memory only as far as there is room."""
+    out = _matrix(len(left), left.shape[1] + right.shape[1])
+    for start in range(0, len(left), BLOCK):
+        block = slice(start, start + BLOCK)
+        out[block, : left.shape[1]] = left[block]
+        out[block, left.shape[1] :] = right[block]
+    return out
+
+
 def _matrix(rows: int, columns: int) -> np.ndarray:
     """Zeros [rows, columns] float16, in memory or, where that is too much, in a nameless file."""
-    if rows * columns * 2 <= IN_MEMORY:
+    size = rows * columns * 2
+    if size <= IN_MEMORY:
         return np.zeros((rows, columns), np.float16)
-    file = TemporaryFile(dir=directory("scratch"))  # noqa: SIM115 (lives as long as the array)
-    return np.memmap(file, np.float16, "w+", shape=(rows, columns))
+    folder = directory("scratch")
+    try:
+        file = TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as the array)
+        if reserve := getattr(os, "posix_fallocate", None):  # a full disk would kill the process later
+            reserve(file.fileno(), 0, size)
+        return np.memmap(file, np.float16, "w+", shape=(rows, columns))
+    except OSError as error:
+        raise FieldmarkError(
+            f"{size / 1e9:.1f} GB are needed in {folder} ({error.strerror or error}): free some room, or name "
+            "another cache folder in FIELDMARK_CACHE"
+        ) from error

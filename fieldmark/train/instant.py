@@ -19,6 +19,7 @@ from fieldmark.nn.weights import DEFAULT_BACKBONE
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.results import Skipped
+from fieldmark.train import features
 from fieldmark.train.features import Described, Describer
 from fieldmark.train.head import Choice, Head, Scaling, Subspace, choose, fit_head
 
@@ -128,6 +129,8 @@ class Instant:
         described = describer(paths, lambda done: self.report(what, done, len(paths)))
         self.seconds["describe"] = self.seconds.get("describe", 0.0) + described.seconds
         self.computed += described.computed
+        if describer.cache_error and not any("cache" in line for line in self.warnings):
+            self.warnings.append(f"the cache cannot be written ({describer.cache_error}): it is done without")
         return described
 
     def fit(self, catalog: Catalog, groups: np.ndarray, graph: DescriptorGraph) -> Trained:
@@ -140,7 +143,8 @@ class Instant:
         skipped = [Skipped(catalog.paths[row], reason) for row, reason in first.errors.items()]
         good = np.array([row not in first.errors for row in range(len(catalog))], bool)
         if not good.all():
-            catalog, groups, z = catalog.select(good), groups[good], first.descriptors[good]
+            catalog, groups = catalog.select(good), groups[good]
+            z = features.select(first.descriptors, np.flatnonzero(good))
         else:
             z = first.descriptors
         content = [name for name, keep in zip(first.content, good, strict=True) if keep]
@@ -156,7 +160,8 @@ class Instant:
         single = [classes[i] for i in np.flatnonzero(counts == 1)]
         if single:
             self.warnings.append(
-                f"{len(single)} classes have one photo to learn from: {', '.join(map(repr, single[:5]))}"
+                f"{len(single)} {'class has' if len(single) == 1 else 'classes have'} one photo to learn from: "
+                + ", ".join(map(repr, single[:5]))
                 + (" …" if len(single) > 5 else "")
             )
         fold = _folds(y, groups, s)
@@ -211,7 +216,7 @@ class Instant:
         rest = self.describe(small, catalog.paths, "looking again, smaller")
         if rest.errors:
             return graph, z, widths
-        both = np.concatenate([z, rest.descriptors], axis=1)
+        both = features.beside(z, rest.descriptors)
         return self.graph(size, [size, graph.native]), both, widths * 2
 
     def _select(
