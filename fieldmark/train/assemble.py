@@ -10,7 +10,7 @@ from fieldmark.nn.descriptor import OUTPUT
 from fieldmark.train.head import Head
 
 #: Outputs of the whole graph. Engines compute only those that are asked for.
-OUTPUTS = ("logits", "embedding", "coordinates")
+OUTPUTS = ("logits", "embedding", OUTPUT)
 
 
 def head_tensors(head: Head) -> dict[str, np.ndarray]:
@@ -29,8 +29,8 @@ def head_tensors(head: Head) -> dict[str, np.ndarray]:
 def assemble(descriptor: Path, tensors: dict[str, np.ndarray], target: Path) -> None:
     """Append the head to the graph at ``descriptor`` and write the whole to ``target``.
 
-    logits = z [@ head.down] @ head.weight + head.bias; coordinates = z @ projection.weight + projection.bias;
-    embedding = coordinates of unit length.
+    logits = z [@ head.down] @ head.weight + head.bias; embedding = z @ projection.weight + projection.bias, at
+    unit length; the descriptor z itself stays an output, for `fieldmark.train.classes`.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -49,11 +49,11 @@ def assemble(descriptor: Path, tensors: dict[str, np.ndarray], target: Path) -> 
         helper.make_node("Add", ["scores", "head.bias"], ["logits"]),
         helper.make_node("Cast", ["projection.weight"], ["projection"], to=TensorProto.FLOAT),
         helper.make_node("MatMul", [OUTPUT, "projection"], ["projected"]),
-        helper.make_node("Add", ["projected", "projection.bias"], ["coordinates"]),
-        helper.make_node("LpNormalization", ["coordinates"], ["embedding"], axis=1, p=2),
+        helper.make_node("Add", ["projected", "projection.bias"], ["shifted"]),
+        helper.make_node("LpNormalization", ["shifted"], ["embedding"], axis=1, p=2),
     ]
     graph.node.extend(nodes)
-    widths = (len(tensors["head.bias"]), len(tensors["projection.bias"]), len(tensors["projection.bias"]))
+    widths = (len(tensors["head.bias"]), *reversed(tensors["projection.weight"].shape))
     for name, width in zip(OUTPUTS, widths, strict=True):
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
     onnx.checker.check_model(model)
