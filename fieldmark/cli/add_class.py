@@ -44,11 +44,15 @@ def add_class(
     target = place(folder, out, overwrite)
     catalog = Catalog.read(photos, labelled=False)
     recognizer = Recognizer.load(folder)
-    recognizer.add_class(name, catalog.paths)
+    skipped = recognizer.add_class(name, catalog.paths)
     recognizer.save(target)
-    classes = len(recognizer.classes)
-    screen.say(f"{target} now knows {classes} classes; {name} is new ({len(catalog)} photos)")
-    screen.answer({"model": target, "added": name, "photos": len(catalog), "classes": classes})
+    classes, learned = len(recognizer.classes), len(catalog) - len(skipped)
+    for item in skipped:
+        screen.note(f"left out: {item.path} ({item.reason})")
+    screen.say(f"{target} now knows {classes} classes; {name} is new ({learned} photos)")
+    screen.answer(
+        {"model": target, "added": name, "photos": learned, "skipped": len(skipped), "classes": classes}
+    )
 
 
 def place(folder: Path, out: Path | None, overwrite: bool) -> Path:

@@ -79,6 +79,8 @@ def evaluate(
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         recognizer.report(result, report)
+    for line in recognizer.warnings:
+        screen.note(f"note: {line}")
     _tell(screen, result)
 
 

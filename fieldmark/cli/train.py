@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -92,7 +93,7 @@ def train(
         screen.note(f"{out} is finished already")
         _tell(screen, out, summary)
         return
-    settings = {
+    settings: dict[str, Any] = {
         "mode": mode,
         "method": method,
         "backbone": backbone,
@@ -109,10 +110,13 @@ def train(
         "report": report,
     }
     from fieldmark.recognizer import Recognizer
+    from fieldmark.runtime.machine import process_seconds
 
     with replacing(out, ("run.json", "split.csv"), overwrite), screen.progress() as progress:
         recognizer = Recognizer(**{name: value for name, value in settings.items() if value is not None})
-        recognizer.fit(source, out=out, progress=progress)
+        recognizer.fit(source, out=out, progress=progress, started=time.time() - process_seconds())
+    for line in recognizer.warnings:
+        screen.note(f"note: {line}")
     _tell(screen, out, recognizer.run)
 
 
