@@ -96,7 +96,7 @@ class Trained:
 class Instant:
     """One training run of instant mode."""
 
-    def __init__(self, settings: Settings, report: Report = lambda what, done, total=None: None):
+    def __init__(self, settings: Settings, report: Report):
         methods.card(settings.method)
         self.settings, self.report = settings, report
         self.warnings: list[str] = []
@@ -121,9 +121,9 @@ class Instant:
         describer = Describer(
             graph,
             engine=s.engine,
-            precision=s.precision,
+            precision=s.precision,  # type: ignore[arg-type]
             workers=s.workers,
-            cache=s.cache,  # type: ignore[arg-type]
+            cache=s.cache,
         )
         self.engine = describer.engine.name
         described = describer(paths, lambda done: self.report(what, done, len(paths)))
