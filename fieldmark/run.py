@@ -110,7 +110,7 @@ def train(
     )
     predictor = Predictor.load(
         out / "model", engine=settings.engine, precision=settings.precision, workers=settings.workers
-    )  # type: ignore[arg-type]
+    )
     predictor.check()
     seconds = time.time() - started
 

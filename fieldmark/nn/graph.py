@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ def parity(model: Path, images: np.ndarray, expected: np.ndarray, output: str) -
 
 
 def _export(module: nn.Module, images: Tensor, path: Path, output: str, exporter: str) -> None:
-    names = {"input_names": ["images"], "output_names": [output]}
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": [output]}
     if exporter == "trace":
         axes = {"images": {0: "batch"}, output: {0: "batch"}}
         torch.onnx.export(

@@ -63,7 +63,8 @@ class Moments:
     @classmethod
     def load(cls, bundle: Bundle) -> Moments:
         arrays = bundle.arrays("stats.safetensors")
-        return cls(**{**arrays, "ridge": float(arrays["ridge"][0])})
+        ridge = float(arrays.pop("ridge")[0])
+        return cls(ridge=ridge, **arrays)
 
     def save(self, path: Path) -> None:
         from safetensors.numpy import save_file

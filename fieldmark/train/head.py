@@ -185,7 +185,10 @@ class Head:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the out-of-fold predictions say of one regularisation."""
+    """What the out-of-fold predictions say of one regularisation.
+
+    solution [r, C] over coordinates, and bias [C], where the head is not the ridge solution.
+    """
 
     ridge: float
     nll: float
@@ -193,6 +196,8 @@ class Choice:
     accuracy: float
     temperature: float
     logits: np.ndarray
+    solution: np.ndarray | None = None
+    bias: np.ndarray | None = None
 
 
 def choose(space: Subspace, labels: np.ndarray, n_classes: int, folds: np.ndarray) -> Choice:
@@ -225,7 +230,10 @@ def fit_head(z: np.ndarray, space: Subspace, labels: np.ndarray, n_classes: int,
     targets, prior = _targets(labels, n_classes)
     # The Gram matrix of the coordinates is diagonal, so the ridge solution is, too; leaving out the directions
     # of least variance changes nothing in the others: that is the low-rank form.
-    solution = (space.coordinates.T @ targets) / (space.spectrum + choice.ridge)[:, None]
+    solution = choice.solution
+    if solution is None:
+        solution = (space.coordinates.T @ targets) / (space.spectrum + choice.ridge)[:, None]
+    constant = prior if choice.bias is None else choice.bias
     width, rank = z.shape[1], len(space.spectrum)
     k = min(EMBEDDING, rank)
     low = min(rank, MOST_WEIGHTS // (width + n_classes)) if width * n_classes > MOST_WEIGHTS else 0
@@ -238,10 +246,10 @@ def fit_head(z: np.ndarray, space: Subspace, labels: np.ndarray, n_classes: int,
     embedding, offset = basis[:, :k], -(mean @ basis[:, :k])
     if low:
         down = basis[:, :low]
-        weights, bias = solution[:low], prior - (mean @ down) @ solution[:low]
+        weights, bias = solution[:low], constant - (mean @ down) @ solution[:low]
     else:
         down, weights = None, columns[:, max(k, low) :]
-        bias = prior - mean @ weights
+        bias = constant - mean @ weights
     return Head(
         weights=weights.astype(np.float32),
         bias=bias.astype(np.float32),

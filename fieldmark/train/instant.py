@@ -17,7 +17,8 @@ from fieldmark.data.split import folds
 from fieldmark.nn.descriptor import DescriptorGraph, descriptor_graph
 from fieldmark.nn.weights import DEFAULT_BACKBONE
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.engine import Precision
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.results import Skipped
 from fieldmark.train import features
 from fieldmark.train.features import Described, Describer
@@ -27,7 +28,9 @@ from fieldmark.train.head import Choice, Head, Scaling, Subspace, choose, fit_he
 TRIAL = 800
 #: A further scale must lower the out-of-fold loss by this share, and by this many standard errors.
 GAIN, ERRORS = 0.05, 2.0
-#: An entry of ``Settings.parts``: which parts of a descriptor are tried together, as weights.
+#: Losses of the head: ridge regression in closed form, or logistic regression with label smoothing.
+LOSSES = ("squared_error", "cross_entropy")
+#: By method: the weights of a descriptor's parts that are tried.
 PARTS = {"isqrt_cov": ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0)), "plain": ((1.0,),)}
 
 Report = Callable[[str, int, int | None], None]
@@ -37,8 +40,9 @@ Report = Callable[[str, int, int | None], None]
 class Settings:
     """What instant mode can be told.
 
-    scales: sides in pixels (none: chosen). folds: of the out-of-fold predictions. The rest names the backbone
-    and how photos are read; see `Preprocess`.
+    scales: sides in pixels (none: chosen). folds: of the out-of-fold predictions. loss, label_smoothing: of
+    the head (smoothing with cross_entropy only). The rest names the backbone and how photos are read; see
+    `Preprocess`.
     """
 
     method: str = methods.DEFAULT_METHOD
@@ -52,7 +56,7 @@ class Settings:
     label_smoothing: float = 0.1
     seed: int = 0
     engine: str = "auto"
-    precision: str = "f32"
+    precision: Precision = "f32"
     workers: int | None = None
     offline: bool = False
     pretrained: bool = True
@@ -98,6 +102,10 @@ class Instant:
 
     def __init__(self, settings: Settings, report: Report):
         methods.card(settings.method)
+        if settings.loss not in LOSSES:
+            raise UsageError(
+                f"no loss of instant mode is called {settings.loss!r}; there are: {', '.join(LOSSES)}"
+            )
         self.settings, self.report = settings, report
         self.warnings: list[str] = []
         self.seconds: dict[str, float] = {}
@@ -236,7 +244,12 @@ class Instant:
             for choice, parts in choices:
                 self._note(None, parts, choice, len(rows), parts == best)
         space = Subspace.fit(z, scaling.weighted(best * scales, widths), y, self.settings.seed)
-        choice = choose(space, y, n, fold)
+        if self.settings.loss == "cross_entropy":
+            from fieldmark.train.softmax_head import choose_softmax
+
+            choice = choose_softmax(space, y, n, fold, self.settings.label_smoothing)
+        else:
+            choice = choose(space, y, n, fold)
         self._note(None, best, choice, len(y), True)
         return space, choice
 
