@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import platform
+import shutil
 import sys
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from fieldmark.data import duplicates
 from fieldmark.data import split as splitting
 from fieldmark.runtime import image
 from fieldmark.runtime.bundle import GRAPH
+from fieldmark.runtime.cache import atomic_write
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.decision import softmax
 from fieldmark.runtime.errors import FieldmarkError, ImageError, UsageError
@@ -33,6 +35,7 @@ from fieldmark.runtime.results import Evaluation, Skipped
 from fieldmark.runtime.stream import ordered_map
 from fieldmark.train.instant import Instant, Settings, Trained
 
+NOTES = "run.json"
 VERSIONS = ("numpy", "pillow", "openvino", "onnxruntime", "torch", "timm")
 
 
@@ -58,7 +61,25 @@ def train(
     catalog = Catalog.read(source)
     _check(catalog, source)
     instant = Instant(settings, progress)
-    _writable(out)
+    _begin(out, settings)
+    try:
+        return _train(source, catalog, instant, out, report, progress, started)
+    except BaseException:
+        if [path.name for path in out.iterdir()] == [NOTES]:  # nothing was made: the place is free again
+            (out / NOTES).unlink()
+        raise
+
+
+def _train(
+    source: Any,
+    catalog: Catalog,
+    instant: Instant,
+    out: Path,
+    report: bool,
+    progress: Callable[..., None],
+    started: float,
+) -> Run:
+    settings = instant.settings
     # PyTorch takes seconds to import where the graph must be made: photos are read meanwhile.
     with ThreadPoolExecutor(1) as aside:
         pending = aside.submit(
@@ -73,7 +94,7 @@ def train(
             )
         learned = catalog.of_split("train", "val")
         learned = learned.select([label is not None for label in learned.labels])
-        _check(learned, source)
+        _check(learned, f"{source} (train and val{_lost(catalog)})")
         prints = duplicates.fingerprints(learned.paths, settings.workers)
         named = learned.column("group") if "group" in learned.table.column_names else None
         groups = duplicates.groups(prints, named)
@@ -119,17 +140,21 @@ def train(
     result: Evaluation | None = None
     seconds_evaluate = None
     if len(tested):
-        from fieldmark.evaluate.judge import judge
+        from fieldmark.evaluate.judge import TRAINED_ON, NothingLeftError, judge
 
         begun = time.time()
         try:
             judged = judge(predictor, tested, "test", progress)
             result = judged.evaluation
-            skipped += [s for s in judged.skipped if s not in skipped]
+            skipped += judged.skipped
             warnings += judged.warnings
+            if copies := result.excluded_by_reason.get(TRAINED_ON):
+                warnings.append(f"{copies} test photos are copies of photos trained on: they are not counted")
             result.save(out)
-        except FieldmarkError as error:
+        except NothingLeftError as error:
+            skipped += error.skipped
             warnings.append(str(error))
+        skipped = list(dict.fromkeys(skipped))
         seconds_evaluate = round(time.time() - begun, 3)
     summary = {
         "model": str(out / "model"),
@@ -146,6 +171,7 @@ def train(
     details = {
         "result": summary,
         "command": sys.argv,
+        "seed": settings.seed,
         "settings": asdict(settings),
         "versions": _versions(),
         "data": {
@@ -169,7 +195,7 @@ def train(
     if report:
         progress("writing the report", 0, None)
         _report(out, catalog, trained, result, out_of_fold, details, skipped)
-    (out / "run.json").write_text(json.dumps(details, indent=2, ensure_ascii=False), encoding="utf-8")
+    _write_notes(out, details)
     return Run(summary, skipped, warnings)
 
 
@@ -197,17 +223,30 @@ def _check(catalog: Catalog, source: Any) -> None:
         )
 
 
-def _writable(out: Path) -> None:
-    """Find out before the work, not after it, that nothing can be written."""
+def _lost(catalog: Catalog) -> str:
+    """Words for photos that could not be used, where there are any."""
+    return f"; {len(catalog.skipped)} photos or rows cannot be used" if catalog.skipped else ""
+
+
+def _begin(out: Path, settings: Settings) -> None:
+    """Find out before the work, not after it, that nothing can be written; clear what a killed run left.
+
+    The first notes say that a run was begun here, so that it may be resumed or written over.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
+        for draft in out.glob(".model-*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        _write_notes(out, {"command": sys.argv, "seed": settings.seed, "settings": asdict(settings)})
     except OSError as error:
         raise FieldmarkError(
             f"cannot write to {out}: {error.strerror or error}; choose another --out"
         ) from error
+
+
+def _write_notes(out: Path, details: Mapping[str, Any]) -> None:
+    with atomic_write(out / NOTES) as file:
+        file.write_text(json.dumps(details, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _adding(progress: Callable[..., None], what: str, total: int) -> Callable[[int], None]:

@@ -31,6 +31,14 @@ class Judged:
     warnings: list[str]
 
 
+class NothingLeftError(FieldmarkError):
+    """No photo may be judged; ``skipped`` are those that cannot be read."""
+
+    def __init__(self, message: str, skipped: list[Skipped]):
+        super().__init__(message)
+        self.skipped = skipped
+
+
 def judge(
     predictor: Predictor, source: Any, split: str = "test", progress: Callable[..., None] | None = None
 ) -> Judged:
@@ -38,7 +46,7 @@ def judge(
 
     The catalog's split column decides; without one, the split that each photo's content had in training; a
     photo the model has never seen belongs to ``test``. Photos trained on are left out of ``test`` and ``all``.
-    Raises FieldmarkError where nothing is left to judge.
+    Raises NothingLeftError where nothing is left to judge.
     """
     if split not in ("train", "val", "test", "all"):
         raise UsageError(f"no split is called {split!r}: choose train, val, test or all")
@@ -57,13 +65,14 @@ def judge(
     rows, content, left_out, skipped = [], [], Counter[str](), list(catalog.skipped)
     answers = []
     recognised = 0
-    for row, answer in enumerate(predictor.answers(chosen.paths)):
+    chosen_paths = chosen.paths
+    for row, answer in enumerate(predictor.answers(chosen_paths)):
         seen = known.get(answer.content or "")
         recognised += seen is not None
         if progress:
             progress("evaluating", row + 1, len(chosen))
         if answer.values is None:
-            skipped.append(Skipped(chosen.paths[row], answer.error or UNREADABLE))
+            skipped.append(Skipped(chosen_paths[row], answer.error or UNREADABLE))
             left_out[UNREADABLE] += 1
         elif seen in FITTED and split not in FITTED:
             left_out[TRAINED_ON] += 1
@@ -84,16 +93,21 @@ def judge(
         )
     if not answers:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
-        raise FieldmarkError(f"nothing to evaluate in {source}: no photo is left ({why or 'it is empty'})")
+        raise NothingLeftError(
+            f"nothing to evaluate in {source}: no photo is left ({why or 'it is empty'})", skipped
+        )
     labels = chosen.labels
-    result = evaluation(
-        [chosen.paths[row] for row in rows],
-        [labels[row] for row in rows],
-        softmax(np.stack(answers), predictor.temperature),
-        predictor.classes,
-        left_out,
-        content,
-    )
+    try:
+        result = evaluation(
+            [chosen_paths[row] for row in rows],
+            [labels[row] for row in rows],
+            softmax(np.stack(answers), predictor.temperature),
+            predictor.classes,
+            left_out,
+            content,
+        )
+    except FieldmarkError as error:  # labels that the model does not know
+        raise NothingLeftError(str(error), skipped) from None
     unseen = sorted({str(labels[row]) for row in rows if labels[row]} - set(predictor.classes))
     if unseen:
         names = ", ".join(map(repr, unseen[:5])) + (" …" if len(unseen) > 5 else "")
