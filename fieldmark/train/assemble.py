@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,16 @@ def head_tensors(head: Head) -> dict[str, np.ndarray]:
     if head.down is not None:
         tensors["head.down"] = head.down.astype(np.float32)
     return tensors
+
+
+def save_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write a safetensors file. Raises OSError where it cannot be written, as every other file does.
+
+    (The library's own writer raises an error of its own kind, without the number that tells a full disk.)
+    """
+    from safetensors.numpy import save
+
+    path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
 
 
 def assemble(descriptor: Path, tensors: dict[str, np.ndarray], target: Path) -> None:

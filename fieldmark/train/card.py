@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fieldmark.runtime.bundle import Config
@@ -43,6 +43,7 @@ def model_card(config: Config, metrics: Mapping[str, Any], counts: Mapping[str, 
         "Scores are calibrated by one temperature, fitted on out-of-fold predictions. They hold for photos like "
         "those it learned from; for others they are too sure.",
         "",
+        *_changes(section.training.get("changes", [])),
         *_confusions(metrics),
         "## Classes",
         "",
@@ -73,6 +74,19 @@ def _confusions(metrics: Mapping[str, Any]) -> list[str]:
         *rows,
         "",
     ]
+
+
+def _changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Classes added and removed after the training that the figures above speak of."""
+    if not changes:
+        return []
+    lines = [
+        f"- added {_cell(one['added'])}, from {one['photos']} photos"
+        if "added" in one
+        else f"- removed {_cell(one['removed'])}"
+        for one in changes
+    ]
+    return ["Changed since, which these figures do not know:", "", *lines, ""]
 
 
 def _percent(value: float | None) -> str:

@@ -67,10 +67,9 @@ class Moments:
         return cls(ridge=ridge, **arrays)
 
     def save(self, path: Path) -> None:
-        from safetensors.numpy import save_file
+        from fieldmark.train.assemble import save_tensors
 
-        arrays = {k: np.ascontiguousarray(v) for k, v in vars(self).items() if k != "ridge"}
-        save_file({**arrays, "ridge": np.array([self.ridge])}, path)
+        save_tensors({**vars(self), "ridge": np.array([self.ridge])}, path)
 
     def add(self, descriptors: np.ndarray) -> Moments:
         """With one class more, from the descriptors [M, d] of its photos."""
@@ -189,11 +188,10 @@ def rewrite(
     change: dict[str, Any],
 ) -> None:
     """Write ``bundle`` to ``target`` with another head; golden answers and hashes are made anew."""
-    from safetensors.numpy import save_file
-
     from fieldmark.runtime.bundle import GRAPH, building, seal
     from fieldmark.runtime.engine import OnnxRuntimeEngine
-    from fieldmark.train.assemble import replace_head
+    from fieldmark.train.assemble import replace_head, save_tensors
+    from fieldmark.train.card import model_card
     from fieldmark.train.write import write_splits
 
     section = bundle.section
@@ -201,7 +199,7 @@ def rewrite(
     known = bundle.splits()
     with building(target) as folder:
         replace_head(bundle.file(GRAPH), tensors, folder / GRAPH)
-        save_file({**state, **tensors}, folder / "model.safetensors")
+        save_tensors({**state, **tensors}, folder / "model.safetensors")
         moments.save(folder / "stats.safetensors")
         names = ["logits", "embedding"]
         pixels = section.preprocess.normalise(golden["images"])
@@ -210,8 +208,7 @@ def rewrite(
             folder / "golden.npz", images=golden["images"], logits=logits, embedding=embedding
         )
         write_splits(folder / "split.parquet", {**known, **splits})
-        for name in ("metrics.json", "README.md"):
-            shutil.copyfile(bundle.file(name), folder / name)
+        shutil.copyfile(bundle.file("metrics.json"), folder / "metrics.json")
         training = {**section.training, "changes": [*section.training.get("changes", []), change]}
         ranks = {rank: {c: of.get(c) for c in classes} for rank, of in section.ranks.items()}
         update = {"classes": classes, "training": training, "ranks": ranks}
@@ -223,4 +220,7 @@ def rewrite(
                 "fieldmark": section.model_copy(update=update),
             }
         )
+        counts = dict(zip(classes, moments.sums[:, -1].round().astype(int).tolist(), strict=True))
+        card = model_card(config, bundle.metrics(), counts)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         seal(folder, config)

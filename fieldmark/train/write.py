@@ -12,7 +12,7 @@ import numpy as np
 import fieldmark
 from fieldmark.runtime.bundle import GRAPH, Config, Decision, Section, building, seal
 from fieldmark.runtime.engine import OnnxRuntimeEngine
-from fieldmark.train.assemble import assemble, head_tensors
+from fieldmark.train.assemble import assemble, head_tensors, save_tensors
 from fieldmark.train.card import model_card
 from fieldmark.train.classes import Moments
 from fieldmark.train.instant import Trained
@@ -93,21 +93,22 @@ def _config(trained: Trained, ranks: Mapping[str, Mapping[str, str | None]]) -> 
 
 
 def _weights(path: Path, backbone: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import load_file
 
     state = {name: value for name, value in load_file(backbone).items() if value.size}
-    save_file({**state, **{k: np.ascontiguousarray(v) for k, v in tensors.items()}}, path)
+    save_tensors({**state, **tensors}, path)
 
 
 def _golden(path: Path, graph: Path, trained: Trained) -> None:
     """Rendered pictures and what the reference engine, checked against PyTorch at export, says of them."""
     from fieldmark.data import lookalikes
+    from fieldmark.data.lookalikes.scene import SIZES
 
     preprocess = trained.graph.preprocess
     kinds = lookalikes.species()
+    size = min(max(preprocess.size, SIZES[0]), SIZES[1])
     pictures = [
-        lookalikes.render(kinds[number % len(kinds)], number, size=preprocess.size).image
-        for number in range(GOLDEN)
+        lookalikes.render(kinds[number % len(kinds)], number, size=size).image for number in range(GOLDEN)
     ]
     images = np.stack([preprocess.pixels(picture) for picture in pictures])
     names = ["logits", "embedding"]
