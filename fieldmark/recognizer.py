@@ -84,14 +84,14 @@ class Recognizer:
     ) -> Recognizer:
         """Open a model folder, or the run folder that holds it. PyTorch is not needed."""
         path = Path(path)
-        if not (path / "config.json").exists() and (path / "model" / "config.json").exists():
+        if not _is_model(path) and _is_model(path / "model"):
             path = path / "model"
         recognizer = cls(engine=engine, precision=precision, workers=workers)
         recognizer._open(path)
         return recognizer
 
     def save(self, path: str | Path) -> Path:
-        """Write the model folder to ``path``, whole or not at all; what stood there is replaced."""
+        """Write the model folder to ``path``, whole or not at all; a model that stood there is replaced."""
         import shutil
 
         from fieldmark.runtime.bundle import building
@@ -138,11 +138,14 @@ class Recognizer:
         """The ``k`` photos ``among`` these that are nearest to ``photo``, with their cosine, nearest first."""
         from fieldmark.evaluate.retrieval import similar
 
-        gallery = self.embed(list(among))
+        among = list(among)
+        gallery = self.embed(among)
         good = np.flatnonzero(np.isfinite(gallery).all(1))
         query = self.embed([photo])
         if not np.isfinite(query).all():
             raise FieldmarkError(f"{photo} cannot be read")
+        if not len(good):
+            return []
         index, cosine = similar(query, gallery[good], min(k, len(good)))
         return [(among[good[i]], float(c)) for i, c in zip(index[0], cosine[0], strict=True)]
 
@@ -196,6 +199,14 @@ class Recognizer:
         """A fresh place for the changed model, opened afterwards; the model it came from is left as it is."""
         home = tempfile.TemporaryDirectory(prefix="fieldmark-")
         target = Path(home.name) / "model"
-        yield target
-        self._open(target)
+        try:
+            yield target
+            self._open(target)
+        except BaseException:
+            home.cleanup()
+            raise
         self._home = home
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "config.json").is_file()

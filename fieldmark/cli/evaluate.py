@@ -80,7 +80,7 @@ def evaluate(
         report.parent.mkdir(parents=True, exist_ok=True)
         recognizer.report(result, report)
     for line in recognizer.warnings:
-        screen.note(f"note: {line}")
+        screen.warn(line)
     _tell(screen, result)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -110,13 +109,13 @@ def train(
         "report": report,
     }
     from fieldmark.recognizer import Recognizer
-    from fieldmark.runtime.machine import process_seconds
+    from fieldmark.runtime.machine import process_started
 
     with replacing(out, ("run.json", "split.csv"), overwrite), screen.progress() as progress:
         recognizer = Recognizer(**{name: value for name, value in settings.items() if value is not None})
-        recognizer.fit(source, out=out, progress=progress, started=time.time() - process_seconds())
+        recognizer.fit(source, out=out, progress=progress, started=process_started())
     for line in recognizer.warnings:
-        screen.note(f"note: {line}")
+        screen.warn(line)
     _tell(screen, out, recognizer.run)
 
 

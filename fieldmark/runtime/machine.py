@@ -61,6 +61,14 @@ def process_seconds() -> float:
         return time.monotonic() - _IMPORTED
 
 
+def process_started() -> float:
+    """When this process was created, in seconds since the epoch (as ``time.time`` counts).
+
+    Where the system does not tell: when fieldmark was first imported.
+    """
+    return time.time() - process_seconds()
+
+
 def _quotas(groups: Path, own: Path) -> Iterator[float]:
     """Quotas in cores, of this process's group and of every group above it."""
     for folder in _folders("cpu", groups, own):

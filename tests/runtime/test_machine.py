@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,17 @@ def test_the_age_of_this_process() -> None:
 def test_the_age_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_text", lambda path: "")
     assert machine.process_seconds() > 0
+
+
+def test_when_this_process_started() -> None:
+    code = (
+        "import time; time.sleep(.3); from fieldmark.runtime.machine import process_started as start\n"
+        "first = start(); time.sleep(.2); print(first, start())"
+    )
+    before = time.time()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = map(float, done.stdout.split())
+    assert abs(second - first) < 0.05, "it does not move"
+    assert before - 0.1 < first < time.time()
+    if sys.platform == "linux":
+        assert first < before + 0.3, "the start of Python counts"
