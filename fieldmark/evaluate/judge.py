@@ -111,5 +111,6 @@ def judge(
     unseen = sorted({str(labels[row]) for row in rows if labels[row]} - set(predictor.classes))
     if unseen:
         names = ", ".join(map(repr, unseen[:5])) + (" …" if len(unseen) > 5 else "")
-        warnings.append(f"{len(unseen)} labels were never seen in training and are left out: {names}")
+        are = "label was" if len(unseen) == 1 else "labels were"
+        warnings.append(f"{len(unseen)} {are} never seen in training, their photos are left out: {names}")
     return Judged(result, skipped, warnings)
