@@ -25,9 +25,9 @@ from fieldmark.train.features import Described, Describer
 from fieldmark.train.head import Choice, Head, Scaling, Subspace, choose, fit_head
 
 #: Photos on which a further scale is tried before it is computed for all.
-TRIAL = 800
-#: A further scale must lower the out-of-fold loss by this share, and by this many standard errors.
-GAIN, ERRORS = 0.05, 2.0
+TRIAL = 400
+#: A further scale costs half again as long, in training and for every answer. It must lower the out-of-fold loss by this share, and by this many standard errors.
+GAIN, ERRORS = 0.15, 2.0
 #: Losses of the head: ridge regression in closed form, or logistic regression with label smoothing.
 LOSSES = ("squared_error", "cross_entropy")
 #: By method: the weights of a descriptor's parts that are tried.
