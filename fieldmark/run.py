@@ -132,11 +132,17 @@ def _train(
     predictor = Predictor.load(
         out / "model", engine=settings.engine, precision=settings.precision, workers=settings.workers
     )
-    predictor.check()
+    try:
+        predictor.check()
+    except FieldmarkError:
+        shutil.rmtree(out / "model")
+        raise
     seconds = time.time() - started
 
     skipped = [*catalog.skipped, *trained.skipped]
     warnings = list(trained.warnings)
+    if unknown := catalog.table["split"].null_count:
+        warnings.append(f"{unknown} photos have no split in {source}: they are neither learned nor tested")
     result: Evaluation | None = None
     seconds_evaluate = None
     if len(tested):

@@ -1,0 +1,337 @@
+"""A training run: what it writes, what it tells, what the second one costs, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fieldmark.data import split as splitting
+from fieldmark.recognizer import Recognizer
+from fieldmark.runtime.bundle import FILES, Bundle
+from fieldmark.runtime.catalog import Catalog
+from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.runtime.image import content_hash
+from fieldmark.runtime.metrics import wilson
+
+Painter = Any
+#: Quick: random weights and small pictures. What is tested here is not how well it recognises.
+QUICK: dict[str, Any] = {"backbone": "test_efficientnet", "pretrained": False, "size": 64}
+
+
+def fit(source: Any, out: Path | None = None, **settings: Any) -> Recognizer:
+    return Recognizer(**{**QUICK, "report": False, **settings}).fit(source, out)
+
+
+def write_table(path: Path, photos: Path, split: Any = lambda number: None, **columns: Any) -> Path:
+    """A CSV of class folders; ``split`` and further columns are functions of a photo's number."""
+    lines = [",".join(["path", "label", "split", *columns])]
+    for photo in sorted(photos.rglob("*.jpg")):
+        number = int(photo.stem)
+        cells = [str(photo), photo.parent.name, split(number) or "", *(of(photo) for of in columns.values())]
+        lines.append(",".join(f'"{cell}"' for cell in cells))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> tuple[Recognizer, Path]:
+    """One run with everything that a run writes."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return fit(photo_folder, out, report=True), out
+
+
+def test_summary_has_the_fields_of_the_issue(whole: tuple[Recognizer, Path]) -> None:
+    recognizer, out = whole
+    run = recognizer.run
+    assert set(run) == {
+        "model",
+        "mode",
+        "top1",
+        "n_train",
+        "n_test",
+        "seconds",
+        "seconds_evaluate",
+        "skipped",
+    }
+    assert run["model"] == str(out / "model") and run["mode"] == "instant" and run["skipped"] == 0
+    assert run["n_train"] + run["n_test"] == 48 and 0 <= run["top1"] <= 1
+    assert run["seconds"] > 0 and run["seconds_evaluate"] > 0
+    assert json.loads(json.dumps(run)) == run, "plain numbers and text"
+
+
+def test_the_run_folder(whole: tuple[Recognizer, Path], photo_folder: Path) -> None:
+    recognizer, out = whole
+    assert {path.name for path in out.iterdir()} == {
+        "model",
+        "run.json",
+        "split.csv",
+        "skipped.csv",
+        "report.html",
+        "predictions.parquet",
+        "evaluation.json",
+    }
+    assert {path.name for path in (out / "model").iterdir()} == {*FILES, "config.json"}
+    Bundle(out / "model").verify()
+    assert recognizer.predictor.check() < 1e-4, "the engine computes what was trained"
+    notes = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert notes["result"] == recognizer.run and notes["seed"] == 0
+    assert notes["command"] and notes["versions"]["fieldmark"] and notes["versions"]["numpy"]
+    assert len(notes["data"]["sha256"]) == 64 and notes["data"]["photos"] == 48
+    assert (out / "skipped.csv").read_text() == "path,reason\n" or (
+        out / "skipped.csv"
+    ).read_text() == "path,reason\r\n"
+    told = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    assert told["n"] == recognizer.run["n_test"] and told["top1"] == recognizer.run["top1"]
+
+
+def test_the_split_reads_back(whole: tuple[Recognizer, Path], photo_folder: Path) -> None:
+    _, out = whole
+    back = Catalog.read(out / "split.csv")
+    assert back == splitting.assign(Catalog.read(photo_folder), seed=0)
+    known = Bundle(out / "model").splits()
+    assert known == {
+        content_hash(Path(path).read_bytes()): split
+        for path, split in zip(back.paths, back.splits, strict=True)
+    }
+
+
+def test_training_again_on_its_split_is_the_same(whole: tuple[Recognizer, Path], tmp_path: Path) -> None:
+    recognizer, out = whole
+    again = fit(out / "split.csv", tmp_path / "again")
+    for name in ("top1", "n_train", "n_test"):
+        assert again.run[name] == recognizer.run[name]
+    assert head(tmp_path / "again") == head(out)
+
+
+def test_evaluation_of_the_run_is_evaluate(whole: tuple[Recognizer, Path], photo_folder: Path) -> None:
+    """By the file of splits, and by content where the folder says nothing: the same photos, the same scores."""
+    recognizer, out = whole
+    told = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    for source in (out / "split.csv", photo_folder):
+        found = Recognizer.load(out).evaluate(source).to_dict()
+        assert set(found) == {
+            "n",
+            "top1",
+            "top1_ci95",
+            "top5",
+            "balanced_accuracy",
+            "macro_precision",
+            "macro_recall",
+            "macro_f1",
+            "nll",
+            "ece",
+            "per_class",
+            "excluded",
+            "excluded_by_reason",
+        }
+        assert all(set(of) == {"n", "precision", "recall", "f1"} for of in found["per_class"].values())
+        left_out = recognizer.run["n_train"] if source == photo_folder else 0
+        assert found.pop("excluded") == left_out
+        found.pop("excluded_by_reason")
+        told = {name: told[name] for name in found}
+        assert found == told
+        low, high = wilson(round(found["top1"] * found["n"]), found["n"])
+        assert found["top1_ci95"] == pytest.approx([low, high])
+
+
+def head(out: Path) -> dict[str, bytes]:
+    state = load_file(out / "model/model.safetensors")
+    return {
+        name: value.tobytes() for name, value in state.items() if name.startswith(("head.", "projection."))
+    }
+
+
+def test_the_same_seed_gives_the_same_bytes(
+    whole: tuple[Recognizer, Path], photo_folder: Path, tmp_path: Path
+) -> None:
+    _, out = whole
+    fit(photo_folder, tmp_path / "same", workers=1)
+    fit(photo_folder, tmp_path / "other", seed=1)
+    assert head(tmp_path / "same") == head(out) != head(tmp_path / "other")
+    for name in ("model.onnx", "model.safetensors", "golden.npz", "split.parquet", "stats.safetensors"):
+        if name != "golden.npz":  # a zip file holds the time
+            assert (tmp_path / "same/model" / name).read_bytes() == (out / "model" / name).read_bytes(), name
+    one, other = Bundle(out / "model").golden(), Bundle(tmp_path / "same/model").golden()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    notes = [json.loads((where / "run.json").read_text()) for where in (out, tmp_path / "same")]
+    assert notes[0]["data"]["sha256"] == notes[1]["data"]["sha256"]
+
+
+def test_the_second_time_nothing_is_computed(
+    photo_folder: Path, tmp_path: Path, paint_photos: Painter
+) -> None:
+    """Known photos come from the cache, under whatever name; only new ones are looked at."""
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+    fit(write_table(tmp_path / "a.csv", photos, lambda n: "train" if n < 8 else "test"))
+    paint_photos(tmp_path / "more", each=3, seed=99)
+    for index, new in enumerate(sorted((tmp_path / "more").rglob("*.jpg"))):
+        shutil.move(new, photos / new.parent.name / f"{100 + index}.jpg")
+
+    def split(number: int) -> str:
+        return "train" if number < 8 or number >= 100 else "test"
+
+    table = write_table(tmp_path / "b.csv", photos, split)
+    for expected in (12, 0):
+        out = tmp_path / f"run {expected}"
+        assert fit(table, out).run["n_train"] == 44
+        assert json.loads((out / "run.json").read_text())["computed"] == expected
+
+
+def test_seconds_count_from_when_it_is_told(photo_folder: Path) -> None:
+    started = time.time() - 1000
+    run = Recognizer(**QUICK, report=False).fit(photo_folder, started=started).run
+    assert 1000 < run["seconds"] < 1100 and run["seconds_evaluate"] < 100
+
+
+def test_without_test_photos(photo_folder: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.csv", photo_folder, lambda n: "val" if n < 2 else "train")
+    recognizer = fit(table, tmp_path / "run", report=True)
+    run = recognizer.run
+    assert run["top1"] is None and run["n_test"] is None and run["seconds_evaluate"] is None
+    assert run["n_train"] == 48, "val chooses the settings, and is then learned from"
+    assert set(Bundle(tmp_path / "run/model").splits().values()) == {"train", "val"}
+    assert (tmp_path / "run/report.html").is_file() and not (tmp_path / "run/evaluation.json").exists()
+    metrics = Bundle(tmp_path / "run/model").metrics()
+    assert metrics["out_of_fold"]["n"] == 48
+
+
+def test_val_is_never_tested(photo_folder: Path, tmp_path: Path) -> None:
+    table = write_table(
+        tmp_path / "t.csv", photo_folder, lambda n: "val" if n < 2 else "test" if n < 5 else "train"
+    )
+    recognizer = fit(table, tmp_path / "run")
+    assert (recognizer.run["n_train"], recognizer.run["n_test"]) == (36, 12)
+    assert recognizer.evaluate(photo_folder).n == 12, "by content: train and val are left out"
+    assert recognizer.evaluate(photo_folder, "val").n == 8
+
+
+def test_photos_without_a_split_beside_others_that_have_one(photo_folder: Path, tmp_path: Path) -> None:
+    table = write_table(
+        tmp_path / "t.csv", photo_folder, lambda n: None if n < 2 else "test" if n < 5 else "train"
+    )
+    recognizer = fit(table, tmp_path / "run")
+    assert (recognizer.run["n_train"], recognizer.run["n_test"]) == (28, 12)
+    assert any(line.startswith("8 photos have no split") for line in recognizer.warnings)
+
+
+def test_copies_of_training_photos_in_the_test_split(photo_folder: Path, tmp_path: Path) -> None:
+    """A copy under another name is not tested on; a copy in train and test counts as trained on."""
+    table = write_table(tmp_path / "t.csv", photo_folder, lambda n: "test" if n < 4 else "train")
+    copies = []
+    for shape in ("circle", "cross"):
+        copy = tmp_path / f"{shape} copy.jpg"
+        shutil.copyfile(photo_folder / shape / "007.jpg", copy)
+        copies.append(f'"{copy}",{shape},test')
+    table.write_text("\n".join([table.read_text().strip(), *copies]) + "\n")
+    recognizer = fit(table, tmp_path / "run")
+    assert (recognizer.run["n_train"], recognizer.run["n_test"]) == (32, 16)
+    told = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert told["excluded_by_reason"] == {"used in training": 2}
+    assert any("2 test photos are copies" in line for line in recognizer.warnings)
+    known = Bundle(tmp_path / "run/model").splits()
+    assert known[content_hash((photo_folder / "circle/007.jpg").read_bytes())] == "train"
+
+
+def test_copies_and_groups_stay_in_one_fold(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels that mean nothing cannot be told out of fold, not even where every photo is there twice."""
+    from fieldmark.train import instant
+
+    seen = {}
+    real = instant._folds
+
+    def folds(y: np.ndarray, groups: np.ndarray, settings: Any) -> np.ndarray:
+        seen["groups"], seen["folds"] = groups, real(y, groups, settings)
+        return seen["folds"]
+
+    monkeypatch.setattr(instant, "_folds", folds)
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+    for photo in list(photos.rglob("*.jpg")):
+        shutil.copyfile(photo, photo.with_name(f"{int(photo.stem) + 500}.jpg"))
+    table = write_table(
+        tmp_path / "t.csv", photos, lambda n: "train", group=lambda p: f"specimen {int(p.stem) % 500 // 2}"
+    )
+    fit(table)
+    fold_of = {group: set(seen["folds"][seen["groups"] == group]) for group in set(seen["groups"].tolist())}
+    assert len(fold_of) == 6 and all(len(folds) == 1 for folds in fold_of.values())
+
+
+def test_test_photos_that_cannot_be_used_are_listed(photo_folder: Path, tmp_path: Path) -> None:
+    """Though none is left to test on."""
+    (tmp_path / "cut.jpg").write_bytes((photo_folder / "circle/000.jpg").read_bytes()[:300])
+    table = write_table(tmp_path / "t.csv", photo_folder, lambda n: "train")
+    table.write_text(f'{table.read_text()}"{tmp_path / "cut.jpg"}",circle,test\nnone.jpg,cross,test\n')
+    recognizer = fit(table, tmp_path / "run")
+    assert recognizer.run["top1"] is None and recognizer.run["skipped"] == 2
+    assert {Path(item.path).name: item.reason for item in recognizer.skipped} == {
+        "cut.jpg": "truncated file",
+        "none.jpg": "no such file",
+    }
+    assert any("nothing to evaluate" in line for line in recognizer.warnings)
+
+
+def test_ranks_travel_with_the_model(photo_folder: Path, tmp_path: Path) -> None:
+    table = write_table(
+        tmp_path / "t.csv",
+        photo_folder,
+        family=lambda photo: "round" if photo.parent.name == "circle" else "edged",
+    )
+    fit(table, tmp_path / "run")
+    assert Bundle(tmp_path / "run/model").section.ranks == {
+        "family": {"circle": "round", "cross": "edged", "square": "edged", "triangle": "edged"}
+    }
+
+
+@pytest.mark.parametrize("stage", ["assemble", "_weights", "_golden", "write_splits", "model_card", "seal"])
+def test_a_full_disk_leaves_no_half_model(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    from fieldmark.train import write
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(write, stage, full)
+    with pytest.raises(FieldmarkError, match="the disk is full"):
+        fit(photo_folder, tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == [], "nothing is left, and the place is free again"
+
+
+def test_a_model_that_answers_wrongly_is_not_left(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fieldmark.runtime.predictor import Predictor
+
+    def wrong(self: Predictor) -> float:
+        raise FieldmarkError("golden answers differ")
+
+    monkeypatch.setattr(Predictor, "check", wrong)
+    with pytest.raises(FieldmarkError, match="golden"):
+        fit(photo_folder, tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_settings_that_do_not_exist(photo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no setting 'sise'.*size"):
+        Recognizer(sise=3).fit(photo_folder, tmp_path / "run")
+    with pytest.raises(UsageError, match="no method is called"):
+        fit(photo_folder, tmp_path / "run", method="nonsense")
+    with pytest.raises(UsageError, match="no mode"):
+        Recognizer(mode="deep")
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_sizes(photo_folder: Path, tmp_path: Path) -> None:
+    recognizer = fit(photo_folder, tmp_path / "run", size=[48, 64])
+    section = recognizer.predictor.bundle.section
+    assert section.scales == [64, 48] and section.preprocess.size == 64
+    assert recognizer.predictor.check() < 1e-4
+    assert len(recognizer.predict(photo_folder / "circle/000.jpg")[0].top) == 4
