@@ -26,7 +26,8 @@ from fieldmark.train.head import Choice, Head, Scaling, Subspace, choose, fit_he
 
 #: Photos on which a further scale is tried before it is computed for all.
 TRIAL = 400
-#: A further scale costs half again as long, in training and for every answer. It must lower the out-of-fold loss by this share, and by this many standard errors.
+#: A further scale costs half again as long, in training and for every answer: it must lower the out-of-fold
+#: loss by this share, and by this many standard errors.
 GAIN, ERRORS = 0.15, 2.0
 #: Losses of the head: ridge regression in closed form, or logistic regression with label smoothing.
 LOSSES = ("squared_error", "cross_entropy")
