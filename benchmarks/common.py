@@ -32,29 +32,16 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 #: ``low``, ``high``: 95% interval, or least and most of several runs (``note`` says which); ``spread``: standard
-#: deviation of several runs; ``ratio``: to what ``note`` names; ``wanted``: conditions on the row's own columns.
-COLUMNS = (
-    *(
-        "what",
-        "set",
-        "seed",
-        "value",
-        "unit",
-        "low",
-        "high",
-        "spread",
-        "ratio",
-        "wanted",
-        "holds",
-        "n",
-        "note",
-    ),
-    *("command", "date", "machine", "commit", "load"),
-)
+#: deviation of several runs; ``ratio``: to what ``note`` names; ``wanted``: conditions on the row's own columns;
+#: ``load``, ``busy``: load average and share of the processors that others used when the script began.
+_MEASURED = ("what", "set", "seed", "value", "unit", "low", "high", "spread", "ratio")
+_JUDGED = ("wanted", "holds", "n", "note")
+_ORIGIN = ("command", "date", "machine", "commit", "load", "busy")
+COLUMNS = (*_MEASURED, *_JUDGED, *_ORIGIN)
 #: What a row is found by.
 KEY = ("what", "set", "seed", "machine")
-#: Load average above which times are not to be trusted.
-BUSY = 0.7
+#: Share of the processors in others' hands above which times are not to be trusted.
+BUSY = 0.1
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -85,7 +72,7 @@ class Results:
             "commit": commit(f"benchmarks/{name}.py"),
         }
         print(f"{name}: {self.facts['machine']}, commit {self.facts['commit']}", file=sys.stderr)
-        quiet()
+        self.state = quiet()
 
     def rows(self) -> list[dict[str, str]]:
         if not self.path.is_file():
@@ -97,8 +84,8 @@ class Results:
         """Was this measured already, by the code as it is?"""
         if self.again or self.facts["commit"].endswith("+"):
             return False
-        wanted = {"what": what, "set": set, "seed": str(seed), **self.facts}
-        wanted.pop("command")
+        facts = {name: self.facts[name] for name in ("machine", "commit")}
+        wanted = {"what": what, "set": set, "seed": str(seed), **facts}
         there = any(all(row[name] == value for name, value in wanted.items()) for row in self.rows())
         if there:
             print(f"  {set or what}: measured before at this commit", file=sys.stderr)
@@ -106,28 +93,26 @@ class Results:
 
     def add(self, what: str, value: float, unit: str, **more: Any) -> None:
         """Write a row in the place of an older one with the same key. Numbers are rounded to 4 digits."""
-        row: dict[str, Any] = {"what": what, "value": value, "unit": unit, **more, **self.facts}
-        row |= {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "load": load()}
+        date = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        row: dict[str, Any] = {"what": what, "value": value, "unit": unit, "date": date, **more}
+        row |= self.facts | self.state
         if row.get("wanted"):
             row["holds"] = "yes" if holds(row) else "no"
         told = {name: _text(row.get(name)) for name in COLUMNS}
-        key = [told[name] for name in KEY]
         rows = self.rows()
-        places = [i for i, old in enumerate(rows) if [old[name] for name in KEY] == key]
-        rows[places[0] : places[0] + 1] = [told] if places else []
-        rows += [] if places else [told]
+        old = next((i for i, row in enumerate(rows) if all(row[name] == told[name] for name in KEY)), None)
+        if old is None:
+            rows.append(told)
+        else:
+            rows[old] = told
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
-        said = [
-            f"{told[name]}" if name == "value" else f"{name} {told[name]}" for name in _SAID if told[name]
-        ]
-        print(f"  {told['set'] or '-'} · {what}: {' '.join(said)}", file=sys.stderr, flush=True)
-
-
-_SAID = ("value", "unit", "low", "high", "spread", "ratio", "n", "wanted", "holds", "note")
+        said = [f"{name} {told[name]}" for name in (*_MEASURED[5:], *_JUDGED) if told[name]]
+        line = "; ".join([f"{told['value']} {unit}", *said])
+        print(f"  {told['set'] or '-'} · {what}: {line}", file=sys.stderr, flush=True)
 
 
 def holds(row: dict[str, Any]) -> bool:
@@ -180,17 +165,15 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def load() -> float | None:
-    """How many processes wanted to run in the last minute; None where the system does not tell."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+def quiet() -> dict[str, Any]:
+    """Say how busy the machine is before we begin: load average (of the last minute), and a look of two seconds."""
+    import psutil
 
-
-def quiet() -> None:
-    """Say how busy the machine is."""
-    busy = load()
-    if busy is not None:
-        warning = f": above {BUSY}, times will be too long" if busy > BUSY else ""
-        print(f"load average {busy}{warning}", file=sys.stderr)
+    busy = psutil.cpu_percent(interval=2) / 100 * (psutil.cpu_count() or 1) / cores()
+    load = psutil.getloadavg()[0]
+    warning = ": NOT QUIET, times will be too long" if busy > BUSY else ""
+    print(f"load average {load:.2f}, others use {busy:.0%} of the processors{warning}", file=sys.stderr)
+    return {"load": round(load, 2), "busy": round(busy, 3)}
 
 
 def photos(name: str) -> Path:
