@@ -97,7 +97,9 @@ def _train(
         _check(learned, f"{source} (train and val{_lost(catalog)})")
         prints = duplicates.fingerprints(learned.paths, settings.workers)
         named = learned.column("group") if "group" in learned.table.column_names else None
-        groups = duplicates.groups(prints, named)
+        # By content, so that the same photos give the same model whatever their names and order.
+        order = np.argsort(prints.content, kind="stable")
+        learned, groups = learned.select(order), duplicates.groups(prints, named)[order]
         graph = pending.result()
     trained = instant.fit(learned, groups, graph)
     tested = catalog.of_split("test")
