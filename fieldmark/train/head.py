@@ -31,8 +31,8 @@ LANDMARKS = 4096
 REGULARISATIONS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 #: A head with more weights than this is low-rank.
 MOST_WEIGHTS = 20_000_000
-#: Width of the embedding.
-EMBEDDING = 256
+#: Width of the embedding, and how far its within-class covariance is shrunk towards a sphere.
+EMBEDDING, SHRINK = 256, 0.1
 #: Rows of descriptors held in memory at once.
 ROWS = 512
 
@@ -162,8 +162,9 @@ class Head:
     """A fitted head over raw descriptors z [d].
 
     logits = z @ weights + bias, weights [d, C]; or z @ down @ weights + bias with down [d, r], weights [r, C],
-    where the direct form would pass ``MOST_WEIGHTS``. coordinates = z @ embedding + offset, embedding [d, e]:
-    the directions of most variance. temperature: logits are divided by it before the softmax.
+    where the direct form would pass ``MOST_WEIGHTS``. The embedding is z @ embedding + offset, embedding [d, e],
+    brought to unit length: the directions of most variance, whitened within classes. temperature: logits are
+    divided by it before the softmax.
     """
 
     weights: np.ndarray
@@ -178,8 +179,8 @@ class Head:
         z = z.astype(np.float32)
         return (z if self.down is None else z @ self.down) @ self.weights + self.bias
 
-    def coordinates(self, z: np.ndarray) -> np.ndarray:
-        """[N, d] -> [N, e]."""
+    def embed(self, z: np.ndarray) -> np.ndarray:
+        """[N, d] -> [N, e], not yet of unit length."""
         return z.astype(np.float32) @ self.embedding + self.offset
 
 
@@ -235,20 +236,19 @@ def fit_head(z: np.ndarray, space: Subspace, labels: np.ndarray, n_classes: int,
         solution = (space.coordinates.T @ targets) / (space.spectrum + choice.ridge)[:, None]
     constant = prior if choice.bias is None else choice.bias
     width, rank = z.shape[1], len(space.spectrum)
-    k = min(EMBEDDING, rank)
     low = min(rank, MOST_WEIGHTS // (width + n_classes)) if width * n_classes > MOST_WEIGHTS else 0
-    parts = [np.eye(rank, max(k, low), dtype=np.float32)]
-    if not low:
-        parts.append(solution)
-    columns = space.directions(z, np.concatenate(parts, axis=1))
-    basis = columns[:, : max(k, low)]
+    whiten = _within_class_whitening(space.coordinates[:, :EMBEDDING], labels)
+    k = len(whiten)
+    white = np.concatenate([whiten, np.zeros((rank - k, k))])
+    columns = space.directions(z, np.concatenate([white, np.eye(rank, low) if low else solution], axis=1))
+    embedding, rest = columns[:, :k], columns[:, k:]
     mean = space.scaling.mean
-    embedding, offset = basis[:, :k], -(mean @ basis[:, :k])
+    offset = -(mean @ embedding)
     if low:
-        down = basis[:, :low]
-        weights, bias = solution[:low], constant - (mean @ down) @ solution[:low]
+        down, weights = rest, solution[:low]
+        bias = constant - (mean @ down) @ weights
     else:
-        down, weights = None, columns[:, max(k, low) :]
+        down, weights = None, rest
         bias = constant - mean @ weights
     return Head(
         weights=weights.astype(np.float32),
@@ -258,3 +258,18 @@ def fit_head(z: np.ndarray, space: Subspace, labels: np.ndarray, n_classes: int,
         offset=offset.astype(np.float32),
         temperature=choice.temperature,
     )
+
+
+def _within_class_whitening(coordinates: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """[k, k] map after which photos of one class spread alike in all directions, so that cosines compare classes.
+
+    Within-class covariance normalisation (Hatch, Kajarekar and Stolcke, Interspeech 2006), shrunk.
+    """
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) > 0])
+    counts = np.diff(np.r_[starts, len(labels)])
+    means = np.add.reduceat(coordinates[order], starts) / counts[:, None]
+    spread = coordinates[order] - np.repeat(means, counts, axis=0)
+    values, vectors = np.linalg.eigh(spread.T @ spread / len(labels))
+    floor = SHRINK * max(float(values.mean()), 1e-12)
+    return vectors / np.sqrt(np.maximum(values, 0) + floor)

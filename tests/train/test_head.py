@@ -118,13 +118,19 @@ def test_landmarks_come_close_to_all_photos(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.abs(one - two).max() < 0.05
     full, small = (fit_head(z, space, y, 4, given(ridge)) for space in (exact, few))
     assert np.abs(full.logits(z) - small.logits(z)).max() < 0.05
-    np.testing.assert_allclose(
-        small.coordinates(z), few.coordinates[:, : small.embedding.shape[1]], atol=0.02
-    )
+    own = cosines(full.embed(z)), cosines(small.embed(z))
+    assert np.abs(own[0] - own[1]).mean() < 0.05
+
+
+def cosines(embedding: np.ndarray) -> np.ndarray:
+    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    return unit @ unit.T
 
 
 @pytest.mark.parametrize("landmarks", [None, 30])
-def test_embedding_is_the_coordinates(monkeypatch: pytest.MonkeyPatch, landmarks: int | None) -> None:
+def test_embedding_is_the_coordinates_whitened_within_classes(
+    monkeypatch: pytest.MonkeyPatch, landmarks: int | None
+) -> None:
     if landmarks:
         monkeypatch.setattr(head, "LANDMARKS", landmarks)
     monkeypatch.setattr(head, "EMBEDDING", 7)
@@ -132,7 +138,13 @@ def test_embedding_is_the_coordinates(monkeypatch: pytest.MonkeyPatch, landmarks
     space = subspace(z, y)
     fitted = fit_head(z, space, y, 3, given(1.0))
     assert fitted.embedding.shape == (200, 7) and fitted.offset.shape == (7,)
-    np.testing.assert_allclose(fitted.coordinates(z), space.coordinates[:, :7], atol=2e-3)
+    own = space.coordinates[:, :7]
+    within = sum(np.cov(own[y == c].T, bias=True) * (y == c).mean() for c in range(3))
+    shrunk = within + head.SHRINK * np.trace(within) / 7 * np.eye(7)
+    # Whitening is free to rotate: the inner products are what it fixes.
+    expected = own @ np.linalg.inv(shrunk) @ own.T
+    mine = fitted.embed(z)
+    np.testing.assert_allclose(mine @ mine.T, expected, atol=1e-3 * np.abs(expected).max())
 
 
 def low_rank(monkeypatch: pytest.MonkeyPatch, room: int) -> tuple[Head, Head, Subspace, np.ndarray]:
@@ -153,7 +165,7 @@ def test_low_rank_with_rank_to_spare_is_the_full_head(monkeypatch: pytest.Monkey
     assert full.down is None and small.down is not None and small.down.shape == (200, 2)
     assert small.weights.shape == (2, 3)
     np.testing.assert_allclose(small.logits(z), full.logits(z), atol=1e-3)
-    np.testing.assert_allclose(small.coordinates(z), full.coordinates(z), atol=1e-3)
+    np.testing.assert_allclose(small.embed(z), full.embed(z), atol=1e-3)
 
 
 def test_low_rank_is_the_truncated_solution(monkeypatch: pytest.MonkeyPatch) -> None:
