@@ -132,7 +132,10 @@ def _train(
         },
     )
     predictor = Predictor.load(
-        out / "model", engine=settings.engine, precision=settings.precision, workers=settings.workers
+        out / "model",
+        engine=_answering(settings.engine),
+        precision=settings.precision,
+        workers=settings.workers,
     )
     try:
         predictor.check()
@@ -220,6 +223,11 @@ def _settings(options: Mapping[str, Any]) -> Settings:
                 f"there is no setting {name!r}; settings are {', '.join(sorted(known | {'size'}))}"
             )
     return Settings(**given)
+
+
+def _answering(engine: str) -> str:
+    """The engine of the finished model: models answer without PyTorch."""
+    return "auto" if engine == "torch" else engine
 
 
 def _check(catalog: Catalog, source: Any) -> None:

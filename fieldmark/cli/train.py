@@ -62,8 +62,15 @@ def train(
         Literal["rgb", "grey", "hsv", "lab", "ycbcr"] | None,
         typer.Option(metavar="NAME", help="rgb, grey, hsv, lab or ycbcr.  [default: rgb]"),
     ] = None,
+    loss: Annotated[
+        Literal["squared_error", "cross_entropy"] | None,
+        typer.Option(
+            metavar="NAME", help="Of the head: squared_error or cross_entropy.  [default: squared_error]"
+        ),
+    ] = None,
     label_smoothing: Annotated[
-        float | None, typer.Option(metavar="SHARE", min=0, max=0.99, help="Of the label.  [default: 0.1]")
+        float | None,
+        typer.Option(metavar="SHARE", min=0, max=0.99, help="With cross_entropy.  [default: 0.1]"),
     ] = None,
     folds: Annotated[
         int | None, typer.Option(metavar="N", min=2, help="Folds that choose the settings.  [default: 5]")
@@ -99,6 +106,7 @@ def train(
         "size": size or None,
         "resize": resize,
         "color_space": color_space,
+        "loss": loss,
         "label_smoothing": label_smoothing,
         "folds": folds,
         "seed": seed,

@@ -21,7 +21,7 @@ from fieldmark.nn.descriptor import OUTPUT, DescriptorGraph
 from fieldmark.runtime import image
 from fieldmark.runtime.cache import atomic_write, directory, prune, touch
 from fieldmark.runtime.engine import Engine, Precision, compile_graph
-from fieldmark.runtime.errors import FieldmarkError, ImageError
+from fieldmark.runtime.errors import FieldmarkError, ImageError, UsageError
 from fieldmark.runtime.machine import cores
 from fieldmark.runtime.stream import ordered_map
 
@@ -59,9 +59,7 @@ class Describer:
     ):
         self.graph = graph
         self.workers = workers or cores()
-        self.engine: Engine = compile_graph(
-            graph.path, outputs=[OUTPUT], engine=engine, precision=precision, workers=self.workers
-        )
+        self.engine = _engine(graph, engine, precision, self.workers)
         self.width = sum(graph.widths)
         self._folder = self._entry_folder() if cache else None
         #: Why the cache could not be written, once it could not; the work goes on without it.
@@ -116,6 +114,23 @@ class Describer:
             except OSError as error:
                 self.cache_error = f"{error.strerror or error}: {entry.parent}"
         return name, vector, True, None
+
+
+def _engine(graph: DescriptorGraph, engine: str, precision: Precision, workers: int) -> Engine:
+    """A compiled graph where one can be had, else PyTorch."""
+    if engine != "torch":
+        try:
+            return compile_graph(
+                graph.path, outputs=[OUTPUT], engine=engine, precision=precision, workers=workers
+            )
+        except UsageError:
+            raise
+        except FieldmarkError:
+            if engine != "auto":
+                raise
+    from fieldmark.nn.torch_engine import TorchEngine
+
+    return TorchEngine(graph, precision)
 
 
 def _read(entry: Path, width: int) -> np.ndarray | None:
