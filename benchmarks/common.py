@@ -1,8 +1,8 @@
 """What the benchmarks share: rows of results, photo sets, caches, the command as a process, the machine's state.
 
-A row is one measured number. Rows stand in ``results/NAME.csv``; a row that was measured at the same commit on
-the same machine is not measured again unless ``--again`` says so. With ``--limit`` (a trial on few classes)
-rows go to the work folder instead.
+A row is one measured number. Rows stand in ``results/NAME.csv``; a row that the same call measured at the same
+commit on the same machine is not measured again unless ``--again`` says so. Rows of a trial (``--trial``, or
+``--limit``, which takes few classes) go to the work folder instead.
 """
 
 from __future__ import annotations
@@ -48,11 +48,10 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser with the flags of every benchmark."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
-        "--limit", type=int, metavar="CLASSES", help="a trial: the first classes of each set only"
+        "--limit", type=int, metavar="CLASSES", help="the first classes of each set only: a trial"
     )
-    made.add_argument(
-        "--work", type=Path, help="folder for models and copies  [default: in the temporary folder]"
-    )
+    made.add_argument("--trial", action="store_true", help="write rows to the work folder, not to results/")
+    made.add_argument("--work", type=Path, help="for models and copies  [default: in the temporary folder]")
     made.add_argument("--again", action="store_true", help="measure rows anew that this commit has already")
     return made
 
@@ -60,18 +59,21 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 class Results:
     """The rows of one benchmark, written as they come."""
 
-    def __init__(self, script: str, chosen: argparse.Namespace):
-        name = Path(script).stem
+    def __init__(self, script: str, chosen: argparse.Namespace, name: str | None = None):
+        """script: its file; name: of the results, where it is another."""
+        script = Path(script).stem
         self.work: Path = chosen.work or Path(tempfile.gettempdir()) / "fieldmark-benchmarks"
         self.work.mkdir(parents=True, exist_ok=True)
-        self.path = (self.work if chosen.limit else HERE / "results") / f"{name}.csv"
+        self.path = (
+            self.work if chosen.limit or chosen.trial else HERE / "results"
+        ) / f"{name or script}.csv"
         self.again = chosen.again
         self.facts = {
-            "command": " ".join(["python", f"benchmarks/{name}.py", *_told()]),
+            "command": " ".join(["python", f"benchmarks/{script}.py", *_told()]),
             "machine": machine(),
-            "commit": commit(f"benchmarks/{name}.py"),
+            "commit": commit(f"benchmarks/{script}.py"),
         }
-        print(f"{name}: {self.facts['machine']}, commit {self.facts['commit']}", file=sys.stderr)
+        print(f"{script}: {self.facts['machine']}, commit {self.facts['commit']}", file=sys.stderr)
         self.state = quiet()
 
     def rows(self) -> list[dict[str, str]]:
@@ -81,11 +83,10 @@ class Results:
             return list(csv.DictReader(file))
 
     def done(self, what: str, set: str = "", seed: Any = "") -> bool:
-        """Was this measured already, by the code as it is?"""
+        """Was this measured already, by the same call of the code as it is?"""
         if self.again or self.facts["commit"].endswith("+"):
             return False
-        facts = {name: self.facts[name] for name in ("machine", "commit")}
-        wanted = {"what": what, "set": set, "seed": str(seed), **facts}
+        wanted = {"what": what, "set": set, "seed": str(seed), **self.facts}
         there = any(all(row[name] == value for name, value in wanted.items()) for row in self.rows())
         if there:
             print(f"  {set or what}: measured before at this commit", file=sys.stderr)
