@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fieldmark.nn.backbone import Backbone, Features
 from fieldmark.nn.pooling import l2_normalise
+from fieldmark.runtime.errors import FieldmarkError
 
 #: Entries of one photo's descriptor at one scale: 32 KB in half precision.
 MOST_ENTRIES = 16_384
@@ -23,25 +24,45 @@ class Method(nn.Module):
 
     scales: sides in pixels at which the photo is looked at; the largest is the input's. Smaller ones are made
     inside the graph. ``widths`` are the widths of a descriptor's parts, scale by scale; they add up to d.
+    Raises FieldmarkError in a line for scales that the backbone cannot look at.
     """
 
     def __init__(self, backbone: Backbone, scales: Sequence[int] = ()):
         super().__init__()
         self.backbone = backbone
-        self.scales = sorted(scales, reverse=True) or [backbone.size]
+        self.scales = sorted(set(scales), reverse=True) or [backbone.size]
+        if self.scales[0] > backbone.size or self.scales[-1] < 1:
+            raise FieldmarkError(
+                f"scales {self.scales} do not lie in 1 to {backbone.size} px, the photo's side"
+            )
         self.resamplers = nn.ModuleList(
             nn.Identity() if s == backbone.size else Resample(backbone.size, s) for s in self.scales
         )
         self.build(backbone)
-        with torch.inference_mode():
-            images = torch.zeros(1, 3, backbone.size, backbone.size)
-            parts = [part.shape[1] for r in self.resamplers for part in self.parts(backbone(r(images)))]
-        self.widths = parts
+        self.widths = [width for r in self.resamplers for width in self._widths(r)]
         self.head: nn.Module = nn.Identity()
         self.projection: nn.Module = nn.Identity()
 
+    def _widths(self, resample: nn.Module) -> list[int]:
+        with torch.inference_mode():
+            images = resample(torch.zeros(1, 3, self.backbone.size, self.backbone.size))
+            try:
+                return [part.shape[1] for part in self.parts(self.backbone(images))]
+            except Exception as error:
+                name, why = self.backbone.source.architecture, str(error).splitlines()[0]
+                raise FieldmarkError(
+                    f"backbone {name} cannot look at {images.shape[-1]} px: {why}"
+                ) from error
+
     def build(self, backbone: Backbone) -> None:
         """Make the method's own layers."""
+
+    def add_head(self, classes: int, embedding: int, rank: int | None = None) -> None:
+        """Make the linear head [d -> classes], through ``rank`` dimensions if given, and the projection."""
+        width = sum(self.widths)
+        full = nn.Linear(rank or width, classes)
+        self.head = nn.Sequential(nn.Linear(width, rank, bias=False), full) if rank else full
+        self.projection = nn.Linear(width, embedding)
 
     def parts(self, features: Features) -> list[Tensor]:
         """Features of one scale -> the parts of its descriptor, each [B, d_i] with rows of unit length."""

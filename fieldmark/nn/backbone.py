@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fieldmark.nn.weights import Source
+from fieldmark.nn.weights import Source, allowed
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.preprocess import Preprocess
 
@@ -72,7 +73,11 @@ class Backbone(nn.Module):
 
 
 def _create(source: Source, size: int | None) -> Any:
-    options = dict(source.options)
+    options = allowed(dict(source.options))
+    if not timm.is_model(source.architecture):  # also refuses names that would make timm ask a hub
+        raise FieldmarkError(
+            f"timm has no architecture {source.architecture!r} (fieldmark backbones lists them)"
+        )
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # random weights, where they are asked for, are the same each time
@@ -84,8 +89,12 @@ def _create(source: Source, size: int | None) -> Any:
     if not hasattr(model, "forward_intermediates"):
         raise FieldmarkError(f"backbone {source.architecture} gives no feature maps; choose another")
     if source.file is not None:
-        state = load_file(source.file)
-        state = _resized(model, state)
+        try:
+            state = _resized(model, load_file(source.file))
+        except (OSError, SafetensorError) as error:
+            raise FieldmarkError(
+                f"cannot read {source.file}: {error}; it is damaged or no safetensors"
+            ) from error
         wanted = model.state_dict()
         missing = [k for k in wanted if k not in state]
         wrong = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
@@ -102,7 +111,9 @@ def _create(source: Source, size: int | None) -> Any:
 def _construct(architecture: str, size: int | None, options: dict[str, Any]) -> Any:
     model = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
     if size and size != _native(model) and _fixed_size(model):
-        model = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=size, **options)
+        model = timm.create_model(
+            architecture, pretrained=False, num_classes=0, **{**options, "img_size": size}
+        )
     return model
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OUTPUT = "descriptor"
 #: Raised when the same settings give other numbers, so that old cache entries are not used.
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ def descriptor_graph(
     key = hashlib.sha256(json.dumps(wanted, default=str).encode()).hexdigest()[:32]
     folder = directory("graphs")
     graph, note, weights = (folder / f"{key}{ending}" for ending in (".onnx", ".json", ".safetensors"))
-    if not (graph.exists() and note.exists() and weights.exists()):
+    facts = _facts(graph, note, weights)
+    if facts is None:
         _export(source, method, size, scales, graph, note, weights)
+        facts = _seal(graph, note, weights)
     for entry in (graph, note, weights):
         touch(entry)
-    facts = json.loads(note.read_text(encoding="utf-8"))
     changes = {k: v for k, v in (preprocess or {}).items() if v is not None}
     return DescriptorGraph(
         path=graph,
@@ -80,6 +81,29 @@ def descriptor_graph(
         method=method,
         parity=facts["parity"],
     )
+
+
+def _facts(graph: Path, note: Path, weights: Path) -> dict[str, Any] | None:
+    """What the note of a cache entry says; None where the entry is not there, or not whole."""
+    try:
+        facts = json.loads(note.read_text(encoding="utf-8"))
+        return facts if facts["files"] == [_hash(graph), _hash(weights)] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _seal(graph: Path, note: Path, weights: Path) -> dict[str, Any]:
+    """Add to the note the hashes of its files: from now on the entry counts."""
+    facts = json.loads(note.read_text(encoding="utf-8"))
+    facts["files"] = [_hash(graph), _hash(weights)]
+    with atomic_write(note) as temporary:
+        temporary.write_text(json.dumps(facts), encoding="utf-8")
+    return facts
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def build(source: Source, method: str, size: int | None, scales: Sequence[int]) -> Method:
@@ -100,7 +124,7 @@ def _export(
     weights: Path,
 ) -> None:
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from fieldmark.nn.graph import export
 
@@ -111,7 +135,8 @@ def _export(
     with atomic_write(graph) as temporary:
         exported = export(module, images, temporary, OUTPUT)
     with atomic_write(weights) as temporary:
-        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
+        # Written as bytes, so that a full disk is an OSError like everywhere.
+        temporary.write_bytes(save({k: v.contiguous() for k, v in module.state_dict().items()}))
     facts = {
         "native": module.backbone.native,
         "widths": module.widths,

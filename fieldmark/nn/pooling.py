@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 #: Newton-Schulz steps. Five and eight give the same accuracy (benchmarks/results/instant_choices.csv).
 ITERATIONS = 5
+#: Deviations of a map that are smaller than this part of its mean are taken for rounding.
+ROUNDING = 1e-4
+_SHORT = (torch.float16, torch.bfloat16)
 
 
 def covariance(x: Tensor) -> Tensor:
@@ -27,7 +30,8 @@ def newton_schulz_root(a: Tensor, iterations: int = ITERATIONS) -> Tensor:
     Root Normalization", CVPR 2018, equations 2 to 5). More iterations come nearer to the exact root.
     """
     identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    trace = (a * identity).sum((-2, -1), keepdim=True).clamp_min(1e-12)
+    least = max(1e-12, torch.finfo(a.dtype).tiny)  # a matrix of zeros has zeros as its root
+    trace = (a * identity).sum((-2, -1), keepdim=True).clamp_min(least)
     y, z = a / trace, identity.expand_as(a)
     for step in range(iterations):
         t = 1.5 * identity - 0.5 * (y if step == 0 else z @ y)
@@ -36,9 +40,18 @@ def newton_schulz_root(a: Tensor, iterations: int = ITERATIONS) -> Tensor:
     return y * trace.sqrt()
 
 
-def l2_normalise(x: Tensor, eps: float = 1e-12) -> Tensor:
-    """Rows [B, D] of unit length (a zero row stays zero)."""
-    return x / x.square().sum(1, keepdim=True).sqrt().clamp_min(eps)
+def l2_normalise(x: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Rows [B, D] of unit length; a zero row stays zero, with a finite gradient.
+
+    noise: [B, 1], the squared length that a row may have by rounding alone; shorter rows stay short. Half
+    precision is widened on the way, so that no square overflows.
+    """
+    if x.dtype in _SHORT:
+        return l2_normalise(x.float(), noise).to(x.dtype)
+    square = x.square().sum(1, keepdim=True)
+    if noise is not None:
+        square = torch.maximum(square, noise)
+    return x / square.clamp_min(1e-12).sqrt()
 
 
 class UpperTriangle(nn.Module):
@@ -86,7 +99,10 @@ class FixedReduction(nn.Module):
 
 
 class SecondOrder(nn.Module):
-    """Normalised covariance pooling: [B, C, H, W] -> [B, K (K + 1) / 2], rows of unit length."""
+    """Normalised covariance pooling: [B, C, H, W] -> [B, K (K + 1) / 2], rows of unit length.
+
+    A map that is constant (but for rounding, on which engines do not agree) gives a row near zero.
+    """
 
     def __init__(self, channels: int, keep: int, iterations: int = ITERATIONS, seed: int = 0):
         super().__init__()
@@ -96,5 +112,13 @@ class SecondOrder(nn.Module):
         self.out_features = self.reduce.out_channels * (self.reduce.out_channels + 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        root = newton_schulz_root(covariance(self.reduce(x)), self.iterations)
-        return l2_normalise(self.triangle(root))
+        maps = self.reduce(x)
+        if x.dtype in _SHORT:
+            return self.pool(maps.float()).to(x.dtype)
+        return self.pool(maps)
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """Reduced maps [B, K, H, W] -> [B, K (K + 1) / 2]."""
+        root = newton_schulz_root(covariance(maps), self.iterations)
+        noise = ROUNDING**2 * maps.mean((2, 3)).square().sum(1, keepdim=True)
+        return l2_normalise(self.triangle(root), noise)

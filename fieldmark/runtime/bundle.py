@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.preprocess import Preprocess
@@ -45,7 +45,7 @@ FILES = (
 class Decision(BaseModel):
     """Fitted constants of the answer. temperature: logits are divided by it before the softmax."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     temperature: float = Field(1.0, gt=0)
 
 
@@ -69,6 +69,13 @@ class Section(BaseModel):
     ranks: dict[str, dict[str, str | None]] = {}
     training: dict[str, Any] = {}
     files: dict[str, str] = {}
+
+    @field_validator("classes")
+    @classmethod
+    def _once(cls, classes: list[str]) -> list[str]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("a class is named twice")
+        return classes
 
 
 class Config(BaseModel):
@@ -159,7 +166,7 @@ def _read_config(path: Path) -> Config:
         raise FieldmarkError(f"cannot read {file}: {error}") from error
     try:
         raw = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FieldmarkError(f"{file} is damaged: it is not JSON ({error})") from error
     version = raw.get("format") if isinstance(raw, dict) else None
     if version is None or "fieldmark" not in raw:
@@ -175,6 +182,10 @@ def _read_config(path: Path) -> Config:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise FieldmarkError(f"{file} is damaged: {where}: {first['msg']}") from error
+    if config.num_classes != len(config.fieldmark.classes):
+        raise FieldmarkError(
+            f"{file} is damaged: {config.num_classes} classes, but {len(config.fieldmark.classes)} names"
+        )
     unsafe = [name for name in config.fieldmark.files if name not in FILES]
     if unsafe:
         raise FieldmarkError(f"{file} names a file that is no part of the format: {unsafe[0]!r}")
@@ -183,29 +194,50 @@ def _read_config(path: Path) -> Config:
 
 @contextlib.contextmanager
 def building(target: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``target`` in one step, or vanishes: never half a model."""
+    """A temporary folder that takes the place of ``target`` in one step, or vanishes: never half a model.
+
+    Raises FieldmarkError where ``target`` holds something else than a model, which is left as it is, and where
+    it cannot be written (no room, no permission).
+    """
     target = Path(target)
-    draft = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    if target.is_symlink():
+        target = target.resolve()
+    if target.exists() and not _replaceable(target):
+        raise FieldmarkError(
+            f"{target} exists and is no model folder: it is left as it is; choose another place"
+        )
+    draft, old = (target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}{end}") for end in ("", "-old"))
     try:
         draft.mkdir(parents=True)
         yield draft
-        old = None
         if target.exists():
-            old = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}-old")
             target.rename(old)
-        draft.rename(target)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        try:
+            draft.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FieldmarkError(
                 f"the disk is full: no model was written to {target}; free some room"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise FieldmarkError(f"cannot write {target}: {error.strerror}; choose another --out") from error
+            raise FieldmarkError(f"cannot write {target}: {error.strerror}; choose another place") from error
         raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _replaceable(target: Path) -> bool:
+    """An empty folder, or one that holds a model of ours, be it damaged."""
+    if not target.is_dir():
+        return False
+    with contextlib.suppress(OSError):
+        return b'"fieldmark"' in (target / "config.json").read_bytes()
+    return not any(target.iterdir())
 
 
 def seal(folder: Path, config: Config) -> Config:

@@ -159,8 +159,8 @@ class Predictor:
 
 def _many(photos: Any) -> Sequence[Any]:
     """One photo or several, as a sequence."""
-    if isinstance(photos, str | Path | bytes) or hasattr(photos, "convert"):
+    if isinstance(photos, str | Path | bytes | bytearray | memoryview) or hasattr(photos, "convert"):
         return [photos]
-    if isinstance(photos, np.ndarray) and photos.ndim == 3:
+    if isinstance(photos, np.ndarray) and photos.ndim in (2, 3):
         return [photos]
     return list(photos)

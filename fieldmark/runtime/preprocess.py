@@ -36,7 +36,7 @@ class Preprocess(BaseModel):
     exif: ``apply`` turns the photo upright first.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: int = Field(224, ge=8, le=4096)
     resize: Resize = "stretch"
