@@ -15,6 +15,9 @@ Rng = np.random.Generator
 TINTS = ("plain", "warm", "cool")
 #: Every background that a picture can have: "leaf plain", "leaf warm", …
 NAMES = tuple(f"{kind} {tint}" for tint in TINTS for kind in KINDS)
+#: How much larger than the picture a texture is; the largest texture's side in pixels.
+ROOM, LARGEST = 1.75, 1024
+
 _GAINS = {"plain": (1.0, 1.0, 1.0), "warm": (1.08, 1.0, 0.84), "cool": (0.89, 0.99, 1.09)}
 
 
@@ -26,7 +29,7 @@ def gains(name: str) -> tuple[float, float, float]:
 def ground(rng: Rng, name: str, size: int, mirrored: bool, style: str) -> Image.Image:
     """A cut of the background ``name`` (RGB, size x size): another place, turn and zoom for every picture."""
     kind = name.rsplit(maxsplit=1)[0]
-    side = round(1.75 * size)
+    side = min(round(ROOM * size), LARGEST)
     variant, focus = int(rng.integers(VARIANTS)), int(rng.integers(3))
     zoom, angle = rng.uniform(0.72, 1.05), rng.uniform(-0.26, 0.26)
     shift_x, shift_y = rng.random(2)
@@ -35,7 +38,7 @@ def ground(rng: Rng, name: str, size: int, mirrored: bool, style: str) -> Image.
         return _washed(rng, kind, size, gain)
     image = texture(kind, variant, side, focus)
     side = image.width
-    zoom *= side / round(1.75 * size)
+    zoom *= side / (ROOM * size)
     c, s = zoom * cos(angle), zoom * sin(angle)
     reach = size * (abs(c) + abs(s)) / 2
     cx, cy = reach + (side - 2 * reach) * shift_x, reach + (side - 2 * reach) * shift_y
