@@ -88,7 +88,7 @@ def splits(n: int) -> list[str]:
 
 
 def planted(known: list[Species]) -> dict[str, str]:
-    """The background that gives each species away (distinct for up to 21 species)."""
+    """The background that gives each species away (distinct for up to 36 species)."""
     return {one.name: NAMES[i % len(NAMES)] for i, one in enumerate(known)}
 
 
