@@ -1,8 +1,9 @@
 """How long until the first answer?  ``python benchmarks/cold_start.py``
 
 Whole-process wall times, from nothing to the prompt: ``fieldmark predict MODEL one.jpg`` and ``fieldmark --help``, and
-Python alone for comparison. In turn, after one round that is not counted (it brings files into memory and lets Python
-write its bytecode); medians. A minute on two cores.
+Python alone for comparison; then the same where Python has no bytecode of its modules and may not keep any (a fresh
+install that is read-only, or PYTHONDONTWRITEBYTECODE). In turn, after one round that is not counted (it brings files
+into memory and lets Python write its bytecode); medians. A minute on two cores.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 from pathlib import Path
 
 import common
+
+WITHOUT = ", without bytecode"
 
 
 def main() -> None:
@@ -30,10 +33,12 @@ def main() -> None:
         "fieldmark --help": ([*tool, "--help"], "value <= 0.4"),
         "python -c pass": ([sys.executable, "-c", "pass"], None),
     }
+    cases |= {f"{what}{WITHOUT}": (words, None) for what, (words, _wanted) in cases.items()}
     seconds: dict[str, list[float]] = {what: [] for what in cases}
     for _ in range(chosen.runs + 1):
         for what, (words, _wanted) in cases.items():
-            ran = common.run(words, results.work / "cache", json_line=False)
+            kept = not what.endswith(WITHOUT)
+            ran = common.run(words, results.work / "cache", json_line=False, bytecode=kept)
             seconds[what].append(ran.seconds)
     for what, (_words, wanted) in cases.items():
         counted = seconds[what][1:]

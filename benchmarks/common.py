@@ -224,10 +224,11 @@ def cold(work: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def environment(cache: Path) -> dict[str, str]:
-    """As a user has it: with a cache of our own, and with Python keeping its bytecode."""
+def environment(cache: Path, bytecode: bool = True) -> dict[str, str]:
+    """As a user has it: a cache of our own, and Python keeps its bytecode; or there is none and none is kept."""
     own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**own, "FIELDMARK_CACHE": str(cache)}
+    none = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(cache / "no-bytecode")}
+    return {**own, **({} if bytecode else none), "FIELDMARK_CACHE": str(cache)}
 
 
 def command() -> list[str]:
@@ -246,14 +247,14 @@ class Ran:
     answer: dict[str, Any]
 
 
-def run(words: Sequence[Any], cache: Path, json_line: bool = True) -> Ran:
+def run(words: Sequence[Any], cache: Path, json_line: bool = True, bytecode: bool = True) -> Ran:
     """Run a process to its end. Ends the script where the process fails."""
     began = time.perf_counter()
     done = subprocess.run(
         [str(word) for word in words],
         capture_output=True,
         text=True,
-        env=environment(cache),
+        env=environment(cache, bytecode),
         encoding="utf-8",
     )
     seconds = time.perf_counter() - began
@@ -278,6 +279,15 @@ def trained(results: Results, name: str, limit: int | None, *flags: str) -> Path
             "train", given, "--out", kept, "--overwrite", "--no-report", *flags, cache=results.work / "cache"
         )
     return kept
+
+
+def warm_up(results: Results) -> None:
+    """One small training that is not counted: Python writes its bytecode, programs come into memory."""
+    from fieldmark.data import lookalikes
+
+    with cold(results.work) as folder:
+        lookalikes.write(folder / "photos", n_species=3, per_species=10, size=128, unknown=0)
+        fieldmark("train", folder / "photos", "--out", folder / "run", cache=folder / "cache")
 
 
 def bare(engine: Any, output: str, tensors: Sequence[Any], count: int) -> float:

@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of the look-alikes  [default: 3]")
     chosen = parser.parse_args()
     results = common.Results(__file__, chosen)
+    common.warm_up(results)
     for name in chosen.sets:
         print(name, file=sys.stderr)
         if name == "lookalikes":

@@ -117,7 +117,10 @@ def main() -> None:
     model = chosen.model or common.trained(results, "grocery_store", chosen.limit) / "model"
     paths = common.catalog("grocery_store", chosen.limit).of_split("test").paths
     with common.cold(results.work) as folder:
-        for name, make, count in (("small", small, chosen.small), ("12 megapixels", large, chosen.large)):
+        for name, make, count in (
+            ("small photos", small, chosen.small),
+            ("12 MP photos", large, chosen.large),
+        ):
             if not results.done("predict, steady state", name):
                 print(name, file=sys.stderr)
                 measure(name, model, make(paths, folder / make.__name__, count), chosen.rounds, results)
