@@ -46,7 +46,7 @@ def bare_rate(run: Path, photos: int, cache: Path) -> float:
     import os
 
     os.environ["FIELDMARK_CACHE"] = str(cache)
-    from fieldmark.nn.descriptor import OUTPUT, descriptor_graph
+    from fieldmark.methods.descriptor import OUTPUT, descriptor_graph
     from fieldmark.runtime import image
     from fieldmark.runtime.catalog import Catalog
     from fieldmark.runtime.engine import compile_graph

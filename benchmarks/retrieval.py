@@ -37,7 +37,7 @@ def ours(learned: Catalog, searched: Catalog, results: common.Results) -> dict[s
 def plain(searched: Catalog, size: int) -> dict[str, Any]:
     """The pooled embedding of the same backbone."""
     from fieldmark.evaluate.retrieval import retrieval_report
-    from fieldmark.nn.descriptor import descriptor_graph
+    from fieldmark.methods.descriptor import descriptor_graph
     from fieldmark.nn.weights import DEFAULT_BACKBONE
     from fieldmark.train.features import Describer
 

@@ -30,6 +30,7 @@ FLOORS = {
     "serve": 6,
     "scale": 6,
     "recognizer": 7,
+    "run": 7,
     "cli": 7,
 }
 #: What a floor may not import at all, wherever the import stands: the base is installed without it.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
-from importlib import import_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,18 +12,6 @@ import typer
 
 from fieldmark.cli.common import check_free, verb
 from fieldmark.cli.screen import Screen
-
-#: Every module has ``write(root, *, options..., progress)`` that returns the folder.
-SETS = {
-    "look-alikes": (
-        "fieldmark.data.lookalikes",
-        "rendered beetles: a species is one small mark, and its place is known",
-    ),
-    "digits": (
-        "fieldmark.data.zoo.digits",
-        "scikit-learn's handwritten digits: 1,797 tiny pictures of 10 classes, real and offline",
-    ),
-}
 
 
 @verb(
@@ -46,26 +33,26 @@ def datasets(
     ] = None,
 ) -> None:
     """List photo sets, or write one to a folder, ready for `fieldmark train`."""
+    from fieldmark.data.zoo import DATASETS, get
     from fieldmark.runtime.errors import UsageError
 
     if name is None:
         if out is not None or option:
             raise UsageError("which set? `fieldmark datasets` lists them")
-        screen.table(("set", "what"), [(one, what) for one, (_, what) in SETS.items()])
-        screen.answer({"datasets": [{"name": one, "what": what} for one, (_, what) in SETS.items()]})
+        columns = ("name", "title", "classes", "photos", "licence")
+        screen.table(columns, [[getattr(one, key) for key in columns] for one in DATASETS.values()])
+        screen.answer({"datasets": [asdict(one) for one in DATASETS.values()]})
         return
-    if name not in SETS:
-        near = difflib.get_close_matches(name, SETS, 1, 0)
-        raise UsageError(f"no photo set is called {name!r}; did you mean {near[0]!r}?")
-    write = import_module(SETS[name][0]).write
+    chosen_set = get(name)
+    write = chosen_set.write
     known = _options(write)
     chosen = dict(_read(item, known) for item in option or ())
     if out is None:
         if chosen:
             raise UsageError("--with needs --out: the folder to write to")
-        screen.say(f"{name}: {SETS[name][1]}")
+        screen.say(f"{name}: {chosen_set.title} ({chosen_set.source})")
         screen.table(("option", "default"), [(one, str(default)) for one, default in known.items()])
-        screen.answer({"name": name, "what": SETS[name][1], "options": known})
+        screen.answer({"name": name, "title": chosen_set.title, "options": known})
         return
     check_free(out)
     with screen.progress() as progress:

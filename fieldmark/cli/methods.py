@@ -18,7 +18,7 @@ def methods(screen: Screen) -> None:
 
     rows = [
         {
-            "method": card.name,
+            "name": card.name,
             "title": card.title,
             "year": card.year,
             "idea": card.idea,
@@ -27,6 +27,6 @@ def methods(screen: Screen) -> None:
         for card in CARDS
     ]
     for row in rows:
-        chosen = "  (the default)" if row["method"] == DEFAULT_METHOD else ""
-        screen.say(f"{row['method']}{chosen}\n  {row['title']}: {row['idea']}\n  {row['source']}\n")
+        chosen = "  (the default)" if row["name"] == DEFAULT_METHOD else ""
+        screen.say(f"{row['name']}{chosen}\n  {row['title']}: {row['idea']}\n  {row['source']}\n")
     screen.answer({"methods": rows, "default": DEFAULT_METHOD})

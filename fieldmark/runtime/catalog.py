@@ -139,7 +139,7 @@ class Catalog:
         return self._with(self.table.append_column(name, values))
 
     def ranks(self) -> list[str]:
-        """Text columns that look like coarser ranks (family, order…), finest first.
+        """Text columns that look like coarser ranks (family, order…), finest first; none named ``attribute_…``.
 
         Each label has at most one value, and there are at least two values but fewer than labels.
         """
@@ -147,7 +147,10 @@ class Catalog:
 
         found = []
         for field_ in self.table.schema:
-            if field_.name in ("path", "label", "split", "group") or not _is_text(field_.type, pa):
+            name = field_.name
+            if name in ("path", "label", "split", "group") or name.startswith("attribute_"):
+                continue
+            if not _is_text(field_.type, pa):
                 continue
             pairs = self.table.select(["label", field_.name]).drop_null().group_by(["label", field_.name])
             unique = pairs.aggregate([])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fieldmark.nn.descriptor import OUTPUT
+from fieldmark.methods.descriptor import OUTPUT
 from fieldmark.train.head import Head
 
 #: Outputs of the whole graph. Engines compute only those that are asked for.

@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
-from fieldmark.nn.descriptor import OUTPUT, DescriptorGraph
+from fieldmark.methods.descriptor import OUTPUT, DescriptorGraph
 from fieldmark.runtime import image
 from fieldmark.runtime.cache import atomic_write, directory, prune, touch
 from fieldmark.runtime.engine import Engine, Precision, compile_graph
@@ -128,7 +128,7 @@ def _engine(graph: DescriptorGraph, engine: str, precision: Precision, workers: 
         except FieldmarkError:
             if engine != "auto":
                 raise
-    from fieldmark.nn.torch_engine import TorchEngine
+    from fieldmark.methods.torch_engine import TorchEngine
 
     return TorchEngine(graph, precision)
 

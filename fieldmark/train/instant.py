@@ -14,7 +14,7 @@ import numpy as np
 
 from fieldmark import methods
 from fieldmark.data.split import folds
-from fieldmark.nn.descriptor import DescriptorGraph, descriptor_graph
+from fieldmark.methods.descriptor import DescriptorGraph, descriptor_graph
 from fieldmark.nn.weights import DEFAULT_BACKBONE
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.engine import Precision

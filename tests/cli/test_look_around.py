@@ -61,7 +61,7 @@ def test_doctor_says_what_to_do(fieldmark: Any, monkeypatch: pytest.MonkeyPatch)
 def test_methods(fieldmark: Any) -> None:
     assert fieldmark("methods").status == 0
     found = fieldmark("methods", "--json").json
-    assert found["default"] in [one["method"] for one in found["methods"]]
+    assert found["default"] in [one["name"] for one in found["methods"]]
 
 
 def test_backbones_without_timm(fieldmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fieldmark.nn.descriptor import DescriptorGraph
+from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.nn.weights import Source
 from fieldmark.runtime import cache
 from fieldmark.runtime.errors import FieldmarkError
@@ -155,7 +155,7 @@ def test_whatever_changes_the_answer_changes_the_key(
 
 def test_graph_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph's own key holds weights, method, size and scales (no graph is exported here)."""
-    from fieldmark.nn import descriptor
+    from fieldmark.methods import descriptor
 
     made = []
 

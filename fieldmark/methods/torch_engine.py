@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fieldmark.nn.descriptor import OUTPUT, DescriptorGraph, build
+from fieldmark.methods.descriptor import OUTPUT, DescriptorGraph, build
 from fieldmark.runtime.errors import UsageError
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from fieldmark.nn.descriptor import OUTPUT, descriptor_graph
+from fieldmark.methods.descriptor import OUTPUT, descriptor_graph
 from fieldmark.runtime.engine import compile_graph
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.train import features
@@ -19,7 +19,7 @@ def graph():  # type: ignore[no-untyped-def]
 
 
 def test_same_descriptors_from_many_threads(graph) -> None:  # type: ignore[no-untyped-def]
-    from fieldmark.nn.torch_engine import TorchEngine
+    from fieldmark.methods.torch_engine import TorchEngine
 
     images = np.random.default_rng(0).normal(size=(6, 1, 3, 96, 96)).astype(np.float32)
     compiled = compile_graph(graph.path, outputs=[OUTPUT], engine="onnxruntime")
@@ -31,7 +31,7 @@ def test_same_descriptors_from_many_threads(graph) -> None:  # type: ignore[no-u
 
 
 def test_only_its_own_output_and_precision(graph) -> None:  # type: ignore[no-untyped-def]
-    from fieldmark.nn.torch_engine import TorchEngine
+    from fieldmark.methods.torch_engine import TorchEngine
 
     with pytest.raises(UsageError, match="openvino"):
         TorchEngine(graph, "bf16")
