@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model folder  [default: trained on grocery_store]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--small", type=int, default=1000, metavar="PHOTOS", help="[default: 1000]")
-    parser.add_argument("--large", type=int, default=100, metavar="PHOTOS", help="[default: 100]")
+    parser.add_argument("--large", type=int, default=160, metavar="PHOTOS", help="[default: 160]")
     chosen = parser.parse_args()
     results = common.Results(__file__, chosen)
     model = chosen.model or common.trained(results, "grocery_store", chosen.limit) / "model"
