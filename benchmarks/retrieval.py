@@ -1,9 +1,9 @@
 """Do embeddings find photos of classes that were never trained on?  ``python benchmarks/retrieval.py``
 
 Half of the classes of cub100, drawn by the seed, are trained with all their photos (``fieldmark train``), as is usual
-in metric learning; every photo of the other half is then searched among the others of that half (``fieldmark similar``): Recall@1, mAP@R, and same-or-different over all
-pairs (ROC area, TAR at FAR). Beside it the backbone's plain pooled embedding, which knows no class, at 224 and
-320 px. Three seeds. About 8 minutes on two cores.
+in metric learning; every photo of the other half is then searched among the others of that half (``fieldmark
+similar``): Recall@1, mAP@R, and same-or-different over all pairs (ROC area, TAR at FAR). Beside it the backbone's
+plain pooled embedding, which knows no class, at 224 and 320 px. Three seeds. About 8 minutes on two cores.
 """
 
 from __future__ import annotations
