@@ -66,11 +66,14 @@ def compile_graph(
 
 
 def import_openvino() -> Any:
-    """The module, told to send nothing.
+    """The module, told to send nothing, and ready for threads.
 
     Importing openvino reports the import to a counting service on the network, unless its helper package
     ``openvino_telemetry`` cannot be imported (no environment variable stops it, only CI=true). So it cannot,
     for as long as the import lasts: openvino then takes its own stub.
+
+    Its table of number types is made at the first use, and two threads that meet there wait for each other for
+    ever (one holds the interpreter, the other the table). So it is made here.
     """
     helper = "openvino_telemetry"
     with _IMPORTING:
@@ -81,6 +84,8 @@ def import_openvino() -> Any:
         finally:
             del sys.modules[helper]
             sys.modules.update(loaded)
+        openvino.Type.f32.to_dtype()
+        _ = openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data
     return openvino
 
 
