@@ -27,7 +27,9 @@ def newton_schulz_root(a: Tensor, iterations: int = ITERATIONS) -> Tensor:
 
     Y <- Y (3I - Z Y) / 2, Z <- (3I - Z Y) Z / 2 from Y = A / tr A, Z = I, then Y sqrt(tr A)
     (Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square
-    Root Normalization", CVPR 2018, equations 2 to 5). More iterations come nearer to the exact root.
+    Root Normalization", CVPR 2018, equations 2 to 5). More iterations come nearer to the
+    exact root, but past 20 single precision fails on singular matrices: what rounding leaves in their empty
+    directions grows by half at each step.
     """
     identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     least = max(1e-12, torch.finfo(a.dtype).tiny)  # a matrix of zeros has zeros as its root
@@ -41,7 +43,7 @@ def newton_schulz_root(a: Tensor, iterations: int = ITERATIONS) -> Tensor:
 
 
 def l2_normalise(x: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Rows [B, D] of unit length; a zero row stays zero, with a finite gradient.
+    """Rows [B, D] of unit length; one shorter than 1e-4 stays short, so that zeros have a finite gradient.
 
     noise: [B, 1], the squared length that a row may have by rounding alone; shorter rows stay short. Half
     precision is widened on the way, so that no square overflows.
@@ -51,7 +53,7 @@ def l2_normalise(x: Tensor, noise: Tensor | None = None) -> Tensor:
     square = x.square().sum(1, keepdim=True)
     if noise is not None:
         square = torch.maximum(square, noise)
-    return x / square.clamp_min(1e-12).sqrt()
+    return x / square.clamp_min(1e-8).sqrt()
 
 
 class UpperTriangle(nn.Module):
