@@ -35,7 +35,7 @@ def call(*words: object, bare: bool = False, cwd: Path | None = None) -> SimpleN
         text=True,
         encoding="utf-8",
         cwd=cwd,
-        timeout=300,
+        timeout=120,
     )
     last = done.stdout.rstrip("\n").rsplit("\n", 1)[-1]
     answer = json.loads(last) if "--json" in words and done.returncode == 0 else None
@@ -223,8 +223,9 @@ def test_interrupted_training_leaves_no_half_model(tmp_path: Path, photos: Path)
         [sys.executable, "-c", FULL, "train", str(photos), "--out", str(out)],
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"FIELDMARK_CACHE": str(tmp_path / "cache")},
     )
-    time.sleep(4)
+    time.sleep(2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     if process.returncode == 0:
