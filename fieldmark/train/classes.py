@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,14 +34,16 @@ FEWEST = 40
 
 @dataclass(frozen=True)
 class Moments:
-    """moment: [k + 1, k + 1] and sums: [C, k + 1], float64; ridge: the regularisation chosen in training.
+    """moment: [k + 1, k + 1] and sums: [C, k + 1], float64.
 
+    ridge, temperature: the regularisation chosen in training, and the temperature of a head so fitted.
     basis: [d, k] int8 and step: [k], so that c = z @ (basis * step) + offset, offset [k].
     """
 
     moment: np.ndarray
     sums: np.ndarray
     ridge: float
+    temperature: float
     basis: np.ndarray
     step: np.ndarray
     offset: np.ndarray
@@ -58,18 +60,20 @@ class Moments:
         f = _with_one(space.coordinates[:, :k] * optimism(z, space, k, trained.settings.seed))
         sums = np.zeros((len(trained.classes), f.shape[1]))
         np.add.at(sums, trained.y, f)
-        return cls(f.T @ f, sums, trained.choice.ridge, basis, step, offset)
+        squared = trained.squared
+        return cls(f.T @ f, sums, squared.ridge, squared.temperature, basis, step, offset)
 
     @classmethod
     def load(cls, bundle: Bundle) -> Moments:
         arrays = bundle.arrays("stats.safetensors")
-        ridge = float(arrays.pop("ridge")[0])
-        return cls(ridge=ridge, **arrays)
+        ridge, temperature = arrays.pop("constants").tolist()
+        return cls(ridge=ridge, temperature=temperature, **arrays)
 
     def save(self, path: Path) -> None:
         from fieldmark.train.assemble import save_tensors
 
-        save_tensors({**vars(self), "ridge": np.array([self.ridge])}, path)
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        save_tensors({**arrays, "constants": np.array([self.ridge, self.temperature])}, path)
 
     def add(self, descriptors: np.ndarray) -> Moments:
         """With one class more, from the descriptors [M, d] of its photos."""
@@ -83,7 +87,7 @@ class Moments:
         return self._with(self.moment, np.delete(self.sums, row, axis=0))
 
     def _with(self, moment: np.ndarray, sums: np.ndarray) -> Moments:
-        return Moments(moment, sums, self.ridge, self.basis, self.step, self.offset)
+        return replace(self, moment=moment, sums=sums)
 
     def solve(self) -> tuple[np.ndarray, np.ndarray]:
         """Ridge regression of membership on f: weights [k, C] over the quantised basis, and bias [C]."""
@@ -126,6 +130,8 @@ def add_class(bundle: Bundle, target: Path, name: str, photos: Sequence[str], pr
 
     Raises FieldmarkError where the class is known already or no photo can be read.
     """
+    if not name.strip():
+        raise FieldmarkError("a class needs a name")
     if name in bundle.classes:
         raise FieldmarkError(
             f"the model knows {name!r} already: remove-class comes first if it is to be learned anew"
@@ -135,6 +141,7 @@ def add_class(bundle: Bundle, target: Path, name: str, photos: Sequence[str], pr
     if not good:
         why = answers[0].error if answers else "no photos given"
         raise FieldmarkError(f"none of the {len(answers)} photos of {name!r} can be read: {why}")
+    good = list({answer.content or id(answer): answer for answer in good}.values())  # copies say nothing new
     moments = Moments.load(bundle).add(np.stack([answer.values for answer in good]))
     tensors = _head(bundle)
     weights, bias = moments.solve()
@@ -152,6 +159,7 @@ def add_class(bundle: Bundle, target: Path, name: str, photos: Sequence[str], pr
         moments,
         splits,
         {"added": name, "photos": len(good)},
+        moments.temperature,
     )
     return [answer for answer in answers if answer.values is None]
 
@@ -186,8 +194,12 @@ def rewrite(
     moments: Moments,
     splits: dict[str, str],
     change: dict[str, Any],
+    temperature: float | None = None,
 ) -> None:
-    """Write ``bundle`` to ``target`` with another head; golden answers and hashes are made anew."""
+    """Write ``bundle`` to ``target`` with another head; golden answers and hashes are made anew.
+
+    temperature: of the new head, where it differs.
+    """
     from fieldmark.runtime.bundle import GRAPH, building, seal
     from fieldmark.runtime.engine import OnnxRuntimeEngine
     from fieldmark.train.assemble import replace_head, save_tensors
@@ -211,7 +223,8 @@ def rewrite(
         shutil.copyfile(bundle.file("metrics.json"), folder / "metrics.json")
         training = {**section.training, "changes": [*section.training.get("changes", []), change]}
         ranks = {rank: {c: of.get(c) for c in classes} for rank, of in section.ranks.items()}
-        update = {"classes": classes, "training": training, "ranks": ranks}
+        decision = section.decision.model_copy(update={"temperature": temperature} if temperature else {})
+        update = {"classes": classes, "training": training, "ranks": ranks, "decision": decision}
         cfg = {**bundle.config.pretrained_cfg, "label_names": classes}
         config = bundle.config.model_copy(
             update={

@@ -77,7 +77,8 @@ class Trained:
     """All that instant mode found out.
 
     graph: from pixels to descriptor; z: [N, d] descriptors of the training photos, y: [N] class numbers;
-    space: their subspace; choice, head: the fit; content: [N] hashes; paths: [N].
+    space: their subspace; choice, head: the fit; squared: the same by ridge regression, which classes added
+    later need whatever the head's loss; content: [N] hashes; paths: [N].
     """
 
     settings: Settings
@@ -89,6 +90,7 @@ class Trained:
     z: np.ndarray
     space: Subspace
     choice: Choice
+    squared: Choice
     head: Head
     engine: str
     computed: int
@@ -179,7 +181,7 @@ class Instant:
         widths = list(graph.widths)
         if not s.scales:
             graph, z, widths = self._try_scale(catalog, graph, z, y, fold, len(classes))
-        space, choice = self._select(z, widths, y, fold, len(classes), len(graph.scales))
+        space, choice, squared = self._select(z, widths, y, fold, len(classes), len(graph.scales))
         head = fit_head(z, space, y, len(classes), choice)
         return Trained(
             settings=s,
@@ -191,6 +193,7 @@ class Instant:
             z=z,
             space=space,
             choice=choice,
+            squared=squared,
             head=head,
             engine=self.engine,
             computed=self.computed,
@@ -230,7 +233,7 @@ class Instant:
 
     def _select(
         self, z: np.ndarray, widths: list[int], y: np.ndarray, fold: np.ndarray, n: int, scales: int
-    ) -> tuple[Subspace, Choice]:
+    ) -> tuple[Subspace, Choice, Choice]:
         """Which parts of the descriptor to use: judged on a spread of photos, then fitted on all."""
         scaling = Scaling.fit(z, widths)
         candidates = PARTS.get(self.settings.method, ((1.0,) * (len(widths) // scales),))
@@ -245,14 +248,13 @@ class Instant:
             for choice, parts in choices:
                 self._note(None, parts, choice, len(rows), parts == best)
         space = Subspace.fit(z, scaling.weighted(best * scales, widths), y, self.settings.seed)
+        choice = squared = choose(space, y, n, fold)
         if self.settings.loss == "cross_entropy":
             from fieldmark.train.softmax_head import choose_softmax
 
             choice = choose_softmax(space, y, n, fold, self.settings.label_smoothing)
-        else:
-            choice = choose(space, y, n, fold)
         self._note(None, best, choice, len(y), True)
-        return space, choice
+        return space, choice, squared
 
     def _note(
         self,
