@@ -45,7 +45,8 @@ def compile_graph(
 ) -> Engine:
     """Compile an ONNX file for ``workers`` threads that call it at the same time.
 
-    outputs: only these are computed. engine: ``auto`` tries OpenVINO, then ONNX Runtime.
+    outputs: those that will be asked for; OpenVINO computes no others. engine: ``auto`` tries OpenVINO, then ONNX
+    Runtime. The engine's ``precision`` is the one it computes in: a processor may not have the asked one.
     Raises UsageError for an unknown engine or precision, FieldmarkError where none can run the graph.
     """
     if engine not in ("auto", *ENGINES):
@@ -61,8 +62,15 @@ def compile_graph(
         except Exception as error:  # an engine may refuse a graph, or not be installed for this machine
             if isinstance(error, UsageError) and engine != "auto":
                 raise
-            reasons.append(f"{name}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}")
+            reasons.append(f"{name}: {_line(error)}")
     raise FieldmarkError(f"no engine can run {model}: " + "; ".join(reasons))
+
+
+def _line(error: Exception) -> str:
+    """What an engine says, without the places in its own source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(kept)[:200] or type(error).__name__
 
 
 def import_openvino() -> Any:
@@ -96,7 +104,6 @@ class OpenVinoEngine:
 
     def __init__(self, model: Path, outputs: list[str], precision: Precision, workers: int):
         ov = import_openvino()
-        self.precision: str = precision
         core = ov.Core()
         core.set_property("CPU", {"INFERENCE_PRECISION_HINT": precision})
         graph = core.read_model(model)
@@ -112,6 +119,7 @@ class OpenVinoEngine:
                 "INFERENCE_NUM_THREADS": workers,
             },
         )
+        self.precision: str = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self._order = {name: index for index, name in enumerate(outputs)}
         self._local = threading.local()
 
@@ -144,9 +152,7 @@ class OnnxRuntimeEngine:
         missing = set(outputs) - {output.name for output in self._session.get_outputs()}
         if missing:
             raise FieldmarkError(f"the graph has no output {min(missing)!r}")
-        self._options = ort.RunOptions()
-        self._options.only_execute_path_to_fetches = True  # outputs that nobody asked for cost nothing
 
     def run(self, images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         feed = {self._input: np.ascontiguousarray(images, np.float32)}
-        return [np.asarray(value) for value in self._session.run(list(outputs), feed, self._options)]
+        return [np.asarray(value) for value in self._session.run(list(outputs), feed)]
