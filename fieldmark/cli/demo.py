@@ -64,7 +64,9 @@ def demo(
                 answers.write(prediction.to_row())
                 progress("naming new photos", answers.saved, len(paths))
 
-    score = f", {summary['top1']:.1%} of the {summary['n_test']} test photos right" if summary["n_test"] else ""
+    score = (
+        f", {summary['top1']:.1%} of the {summary['n_test']} test photos right" if summary["n_test"] else ""
+    )
     screen.say(f"{pictures}: {species * photos} photos of {species} species of beetles ({drawn:.0f} s)")
     screen.say(f"{run}: a model trained on {summary['n_train']} of them in {summary['seconds']:.0f} s{score}")
     screen.say(f"{run / 'report.html'}: where it errs and why; open it in a browser")
