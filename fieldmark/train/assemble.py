@@ -16,11 +16,13 @@ OUTPUTS = ("logits", "embedding", OUTPUT)
 
 def head_tensors(head: Head) -> dict[str, np.ndarray]:
     """The head's arrays by the names they have in the graph and in model.safetensors."""
+    # The embedding is brought to unit length, so its scale is free: one that half precision holds.
+    scale = max(float(np.abs(head.embedding).max(initial=0.0)), 1e-30)
     tensors = {
         "head.weight": head.weights,
         "head.bias": head.bias,
-        "projection.weight": head.embedding.astype(np.float16),
-        "projection.bias": head.offset,
+        "projection.weight": (head.embedding / scale).astype(np.float16),
+        "projection.bias": (head.offset / scale).astype(np.float32),
     }
     if head.down is not None:
         tensors["head.down"] = head.down.astype(np.float32)

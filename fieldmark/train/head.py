@@ -271,5 +271,7 @@ def _within_class_whitening(coordinates: np.ndarray, labels: np.ndarray) -> np.n
     means = np.add.reduceat(coordinates[order], starts) / counts[:, None]
     spread = coordinates[order] - np.repeat(means, counts, axis=0)
     values, vectors = np.linalg.eigh(spread.T @ spread / len(labels))
-    floor = SHRINK * max(float(values.mean()), 1e-12)
+    # Where classes have a photo each there is no spread within: then all directions keep their length.
+    total = float(np.square(coordinates).mean())
+    floor = max(SHRINK * float(values.mean()), 1e-6 * total, 1e-30)
     return vectors / np.sqrt(np.maximum(values, 0) + floor)

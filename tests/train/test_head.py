@@ -312,3 +312,20 @@ def test_descriptors_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, la
     np.testing.assert_allclose(one.weights, two.weights, atol=1e-4)
     np.testing.assert_allclose(one.logits(z), two.logits(mapped), atol=1e-3)
     assert isinstance(two.weights, np.ndarray) and not isinstance(two.weights, np.memmap)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_embedding_of_classes_with_a_photo_each(scale: float) -> None:
+    """No spread within classes: nothing is divided by it, and half precision holds the graph's projection."""
+    from fieldmark.train.assemble import head_tensors
+
+    dice = np.random.default_rng(0)
+    z = (scale * dice.normal(size=(6, 80))).astype(np.float32)
+    y = np.arange(6)
+    fitted = fit_head(z, subspace(z, y), y, 6, given(1.0))
+    tensors = head_tensors(fitted)
+    weight, bias = tensors["projection.weight"], tensors["projection.bias"]
+    assert weight.dtype == np.float16 and np.isfinite(weight).all() and np.isfinite(bias).all()
+    assert np.abs(weight).max() == 1
+    small = z @ weight.astype(np.float32) + bias
+    np.testing.assert_allclose(cosines(small), cosines(fitted.coordinates(z)), atol=5e-3)
