@@ -328,4 +328,4 @@ def test_embedding_of_classes_with_a_photo_each(scale: float) -> None:
     assert weight.dtype == np.float16 and np.isfinite(weight).all() and np.isfinite(bias).all()
     assert np.abs(weight).max() == 1
     small = z @ weight.astype(np.float32) + bias
-    np.testing.assert_allclose(cosines(small), cosines(fitted.coordinates(z)), atol=5e-3)
+    np.testing.assert_allclose(cosines(small), cosines(fitted.embed(z)), atol=5e-3)
