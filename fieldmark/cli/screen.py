@@ -106,25 +106,36 @@ class Screen:
         )
         from rich.progress import Progress as Bars
 
+        class Count(MofNCompleteColumn):
+            def render(self, task: Any) -> Any:
+                return super().render(task) if task.fields["counted"] else ""
+
         tasks: dict[str, Any] = {}
         with Bars(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
+            Count(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         ) as bars:
 
+            def end_open() -> None:
+                for task in bars.tasks:
+                    if not task.fields["counted"]:
+                        bars.update(task.id, total=1, completed=1)
+
             def report(what: str, done: int, total: int | None = None) -> None:
                 if what not in tasks:
-                    tasks[what] = bars.add_task(what, total=total)
+                    end_open()  # a stage without a count ends where the next begins
+                    tasks[what] = bars.add_task(what, total=total, counted=total is not None)
                 bars.update(tasks[what], completed=done, total=total)
 
             self._bar = bars
             try:
                 yield report
+                end_open()
             finally:
                 self._bar = None
 
@@ -136,8 +147,8 @@ def _plain_lines() -> Progress:
         now = time.monotonic()
         ended = total is not None and done >= total
         if now - max(last.get(what, 0), last[""]) >= _EVERY or (ended and last.get(what) != math.inf):
-            of = f" of {total}" if total is not None else ""
-            print(f"fieldmark: {what}: {done}{of}", file=sys.stderr, flush=True)
+            count = "" if total is None else f": {done} of {total}"
+            print(f"fieldmark: {what}{count}", file=sys.stderr, flush=True)
             last[what] = math.inf if ended else now
             last[""] = now
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
@@ -112,6 +113,39 @@ def test_json_is_one_line_and_has_no_nan() -> None:
     assert done.stderr == "a note\n"
     assert run(work, "a", "--quiet").stderr == ""
     assert run(work, "a").stdout == "hello\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    with screen.progress() as progress:
+        progress("[red]reading", 1, 3)
+        progress("choosing", 0)
+        screen.note("a [note]")
+        progress("[red]reading", 3, 3)
+        progress("writing", 0, None)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    assert "[red]reading" in shown and "3/3" in shown and "a [note]" in shown
+    last = shown.rstrip().splitlines()[-3:]
+    assert all(line.strip().startswith("✓") for line in last), "all stages have ended"
+
+
+def test_progress_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", log := io.StringIO())
+    with Screen().progress() as progress:
+        for done in range(1001):
+            progress("reading", done, 1000)
+        progress("choosing", 0)
+    assert log.getvalue() == "fieldmark: reading: 1000 of 1000\n"
+    with Screen(quiet=True).progress() as progress:
+        progress("reading", 1000, 1000)
+    assert log.getvalue().count("\n") == 1
 
 
 def test_plain_values() -> None:
