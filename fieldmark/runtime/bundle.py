@@ -134,22 +134,40 @@ class Bundle:
         """Content hash -> the split that photo was in at training."""
         from pyarrow import parquet
 
-        table = parquet.read_table(self.file("split.parquet"))
-        return dict(zip(table["content"].to_pylist(), table["split"].to_pylist(), strict=True))
+        with self._reading("split.parquet") as path:
+            table = parquet.read_table(path)
+            return dict(zip(table["content"].to_pylist(), table["split"].to_pylist(), strict=True))
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The tensors of a safetensors file."""
         from safetensors.numpy import load_file
 
-        return load_file(self.file(name))
+        with self._reading(name) as path:
+            return load_file(path)
 
     def golden(self) -> dict[str, np.ndarray]:
         """images [N, S, S, 3] uint8, logits [N, C], embedding [N, E]."""
-        with np.load(self.file("golden.npz"), allow_pickle=False) as arrays:
-            return dict(arrays)
+        with self._reading("golden.npz") as path, np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("images", "logits", "embedding")}
 
     def metrics(self) -> dict[str, Any]:
-        return json.loads(self.file("metrics.json").read_text(encoding="utf-8"))
+        with self._reading("metrics.json") as path:
+            return json.loads(path.read_text(encoding="utf-8"))
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[Path]:
+        """The checked path of a file whose content may still be something else than it should."""
+        path = self.file(name)
+        try:
+            yield path
+        except Exception as error:
+            raise FieldmarkError(
+                f"{path} cannot be read ({_first_line(error)}): copy the model again"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _read_config(path: Path) -> Config:
