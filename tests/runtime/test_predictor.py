@@ -169,7 +169,7 @@ def test_streams_are_endless_ordered_and_in_constant_memory(predictor, photos):
             break
     tracemalloc.stop()
     stream.close()
-    assert levels[400] - levels[100] < 300 * 100, "bytes: not even an answer's is kept of each photo"
+    assert levels[400] - levels[100] < 300 * 1000, "bytes: a photo kept would be fifty times that"
 
 
 def test_one_worker_gives_the_same(model, predictor, photos):
