@@ -107,6 +107,8 @@ class Recognizer:
 
     def _open(self, path: Path) -> None:
         options = {k: self._settings[k] for k in ("engine", "precision", "workers") if k in self._settings}
+        if options.get("engine") == "torch":  # which trains only
+            options["engine"] = "auto"
         self._predictor = Predictor.load(path, **options)
 
     # -- asking it

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from fieldmark import methods
 from fieldmark.data.split import folds
@@ -19,6 +20,7 @@ from fieldmark.nn.weights import DEFAULT_BACKBONE
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.engine import Precision
 from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.runtime.preprocess import Preprocess
 from fieldmark.runtime.results import Skipped
 from fieldmark.train import features
 from fieldmark.train.features import Described, Describer
@@ -63,6 +65,29 @@ class Settings:
     pretrained: bool = True
     cache: bool = True
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value that cannot be."""
+        for name, value, least in (
+            ("folds", self.folds, 2),
+            ("seed", self.seed, 0),
+            ("workers", self.workers, 1),
+        ):
+            if value is not None and value < least:
+                raise UsageError(f"{name} is {value}: at least {least} is needed")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"label_smoothing is {self.label_smoothing}: it is a share, from 0 to below 1")
+        if self.loss not in LOSSES:
+            raise UsageError(
+                f"no loss of instant mode is called {self.loss!r}; there are: {', '.join(LOSSES)}"
+            )
+        given = {name: value for name, value in self.preprocess.items() if value is not None}
+        try:
+            for size in self.scales or [320]:
+                Preprocess(size=size, **given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(f"{first['loc'][0]} is {first['input']!r}: {first['msg'].lower()}") from None
+
     @property
     def preprocess(self) -> dict[str, Any]:
         return {
@@ -105,10 +130,6 @@ class Instant:
 
     def __init__(self, settings: Settings, report: Report):
         methods.card(settings.method)
-        if settings.loss not in LOSSES:
-            raise UsageError(
-                f"no loss of instant mode is called {settings.loss!r}; there are: {', '.join(LOSSES)}"
-            )
         self.settings, self.report = settings, report
         self.warnings: list[str] = []
         self.seconds: dict[str, float] = {}
