@@ -14,6 +14,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -447,9 +448,9 @@ def test_pictures_of_one_pixel_and_of_odd_shapes(train: Any, photos: Path, tmp_p
 
 
 KILLED = """
-import os, sys
-import fieldmark.train.write as write
-write.{stage} = lambda *_, **__: os.kill(os.getpid(), 9)
+import os
+import fieldmark.{module} as module
+module.{stage} = lambda *_, **__: os.kill(os.getpid(), 9)
 from fieldmark.cli import main
 main()
 """
@@ -461,7 +462,7 @@ def test_killed_in_the_middle(train: Any, backbone: Path, photos: Path, tmp_path
     out = tmp_path / "run"
     words = ["train", photos, "--out", out, "--backbone", backbone, "--size", 64, "--no-report"]
     done = subprocess.run(
-        [sys.executable, "-c", KILLED.format(stage="write_splits"), *map(str, words)],
+        [sys.executable, "-c", KILLED.format(module="train.write", stage="write_splits"), *map(str, words)],
         capture_output=True,
         check=False,
     )
@@ -477,6 +478,29 @@ def test_killed_in_the_middle(train: Any, backbone: Path, photos: Path, tmp_path
     Bundle(out / "model").verify()
     again = train(photos, out, "--resume")
     assert again.json == done.json, "a run that is finished is not done again"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_killed_after_the_model_was_written(train: Any, backbone: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["train", photos, "--out", out, "--backbone", backbone, "--size", 64, "--no-report"]
+    code = KILLED.format(module="run", stage="_write_skipped")
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, check=False)
+    assert done.returncode == -9
+    Bundle(out / "model").verify()
+    assert call("predict", out, photos / "cross", "--json").status == 0, "what is there is whole"
+    assert train(photos, out).status == 2
+    done = train(photos, out, "--resume")
+    assert done.status == 0 and (out / "skipped.csv").is_file()
+
+
+def test_seconds_count_from_the_start_of_the_process(backbone: Path, photos: Path, tmp_path: Path) -> None:
+    code = "import time; time.sleep(1)\nfrom fieldmark.cli import main; main()"
+    words = ["train", photos, "--out", tmp_path / "run", "--backbone", backbone, "--size", 64, "--json"]
+    begun = time.time()
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, check=True)
+    seconds = json.loads(done.stdout.splitlines()[-1])["seconds"]
+    assert (1 if sys.platform == "linux" else 0) < seconds < time.time() - begun
 
 
 def test_a_failed_overwrite_leaves_the_old_run(train: Any, photos: Path, tmp_path: Path) -> None:

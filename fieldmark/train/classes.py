@@ -10,6 +10,7 @@ beside the others in these k directions; and classes can be added one after the 
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -130,8 +131,7 @@ def add_class(bundle: Bundle, target: Path, name: str, photos: Sequence[str], pr
 
     Raises FieldmarkError where the class is known already or no photo can be read.
     """
-    if not name.strip():
-        raise FieldmarkError("a class needs a name")
+    name = _proper(name)
     if name in bundle.classes:
         raise FieldmarkError(
             f"the model knows {name!r} already: remove-class comes first if it is to be learned anew"
@@ -166,6 +166,7 @@ def add_class(bundle: Bundle, target: Path, name: str, photos: Sequence[str], pr
 
 def remove_class(bundle: Bundle, target: Path, name: str) -> None:
     """Write to ``target`` the bundle without class ``name``: its logit goes, the others stay as they are."""
+    name = _proper(name)
     if name not in bundle.classes:
         near = get_close_matches(name, bundle.classes, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -178,6 +179,17 @@ def remove_class(bundle: Bundle, target: Path, name: str) -> None:
     tensors["head.bias"] = np.delete(tensors["head.bias"], row)
     classes = [c for c in bundle.classes if c != name]
     rewrite(bundle, target, classes, tensors, Moments.load(bundle).remove(row), {}, {"removed": name})
+
+
+def _proper(name: str) -> str:
+    """The name as catalogs have it: in Unicode's form NFC, so that labels match whoever typed them."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise FieldmarkError(f"{name!r} cannot name a class: it is not valid UTF-8") from None
+    if not name.strip():
+        raise FieldmarkError("a class needs a name")
+    return unicodedata.normalize("NFC", name)
 
 
 def _head(bundle: Bundle) -> dict[str, np.ndarray]:

@@ -214,6 +214,11 @@ def test_names(model: Path, photos: Path) -> None:
     for name in ("", "  "):
         with pytest.raises(FieldmarkError, match="name"):
             recognizer.add_class(name, of(photos, "circle 4"))
+    with pytest.raises(FieldmarkError, match="not valid UTF-8"):
+        recognizer.add_class("\udce9", of(photos, "circle 4"))
+    recognizer.add_class("Ka\u0308fer", of(photos, "circle 4"))
+    assert recognizer.classes[-1] == "K\u00e4fer", "as catalogs write it"
+    recognizer.remove_class("Ka\u0308fer")
     recognizer.remove_class("cross")
     recognizer.remove_class("circle")
     with pytest.raises(FieldmarkError, match="at least two classes"):
