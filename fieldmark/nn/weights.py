@@ -210,19 +210,21 @@ def _fetch(name: str, offline: bool, target: Path) -> None:
         raise FieldmarkError(f"the weights of {name} are not here, and --offline forbids the hub; {instead}")
     if repository is None and not timm.is_model_pretrained(name):
         _unpublished(name)
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
     from safetensors.torch import save
 
     try:
         config, model = _from_hub(name, repository)
     except FieldmarkError:
         raise
-    except EntryNotFoundError as error:
+    except RemoteEntryNotFoundError as error:
         raise FieldmarkError(
             f"the weights of {name} are published without safetensors, and pickles are not read; {instead}"
         ) from error
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if isinstance(error, RepositoryNotFoundError):
+            reason = "it has no such repository, or not for you"
         endpoint = os.environ.get("HF_ENDPOINT", "the model hub")
         raise FieldmarkError(
             f"cannot fetch the weights of {name} from {endpoint} ({reason.strip()[:120]}); {instead}"
@@ -235,23 +237,36 @@ def _fetch(name: str, offline: bool, target: Path) -> None:
 def _from_hub(name: str, repository: str | None) -> tuple[dict[str, Any], Any]:
     """timm's config of a network, and the network with its weights; the file is fetched only as safetensors."""
     import timm
-    from huggingface_hub import hf_hub_download
     from timm.models import get_pretrained_cfg, load_model_config_from_hf
 
     if repository is None:
         known = get_pretrained_cfg(name)
         published, architecture, options = known.to_dict() if known else {}, name, {}
     else:
+        _download(repository, "config.json")
         published, architecture, options = load_model_config_from_hf(repository)
-    home, _, revision = str(published.get("hf_hub_id") or "").partition("@")
-    if not home:
+    if not published.get("hf_hub_id"):
         _unpublished(name)
     file = Path(published.get("hf_hub_filename") or "pytorch_model.bin").with_suffix(".safetensors").name
-    file = hf_hub_download(home, file.replace("pytorch_model", "model"), revision=revision or None)
+    file = _download(published["hf_hub_id"], file.replace("pytorch_model", "model"))
     local = {**published, "file": file, "source": "", "custom_load": False}
     model = timm.create_model(architecture, pretrained=True, pretrained_cfg=local, **allowed(options))
     photos = {key: published[key] for key in _PHOTOS if published.get(key) is not None}
     return {"architecture": architecture, "model_args": options, "pretrained_cfg": photos}, model
+
+
+def _download(repository: str, file: str) -> str:
+    """Path of a hub's file, fetched where it is not here. A hub that cannot be reached is noticed at once."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    home, _, revision = repository.partition("@")
+    here = try_to_load_from_cache(home, file, revision=revision or None)
+    if isinstance(here, str):
+        return here
+    get_hf_file_metadata(
+        hf_hub_url(home, file, revision=revision or None)
+    )  # the download itself tries for long
+    return hf_hub_download(home, file, revision=revision or None)
 
 
 def _unknown(name: str) -> NoReturn:
