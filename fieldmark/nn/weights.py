@@ -210,17 +210,13 @@ def _fetch(name: str, offline: bool, target: Path) -> None:
         raise FieldmarkError(f"the weights of {name} are not here, and --offline forbids the hub; {instead}")
     if repository is None and not timm.is_model_pretrained(name):
         _unpublished(name)
-    from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
     from safetensors.torch import save
 
     try:
         config, model = _from_hub(name, repository)
     except FieldmarkError:
         raise
-    except RemoteEntryNotFoundError as error:
-        raise FieldmarkError(
-            f"the weights of {name} are published without safetensors, and pickles are not read; {instead}"
-        ) from error
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if isinstance(error, RepositoryNotFoundError):
@@ -258,14 +254,18 @@ def _from_hub(name: str, repository: str | None) -> tuple[dict[str, Any], Any]:
 def _download(repository: str, file: str) -> str:
     """Path of a hub's file, fetched where it is not here. A hub that cannot be reached is noticed at once."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     home, _, revision = repository.partition("@")
     here = try_to_load_from_cache(home, file, revision=revision or None)
     if isinstance(here, str):
         return here
-    get_hf_file_metadata(
-        hf_hub_url(home, file, revision=revision or None)
-    )  # the download itself tries for long
+    try:  # the download itself would try for long
+        get_hf_file_metadata(hf_hub_url(home, file, revision=revision or None))
+    except RemoteEntryNotFoundError as error:
+        raise FieldmarkError(
+            f"{repository} on the hub has no {file}: choose another backbone (weights in pickles are not read)"
+        ) from error
     return hf_hub_download(home, file, revision=revision or None)
 
 

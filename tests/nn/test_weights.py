@@ -407,9 +407,9 @@ def test_nothing_is_asked_offline(served):
         ("offline", "--offline"),
         ("missing", "no such repository"),
         ("failing", "500"),
-        ("a pickle", "without safetensors"),
+        ("a pickle", "has no model.safetensors"),
         ("a trap", "checkpoint_path"),
-        ("no config", "published without"),
+        ("no config", "has no config.json"),
         ("nonsense", "cannot fetch"),
         ("unknown", "no backbone is called"),
     ],
@@ -419,7 +419,7 @@ def test_each_failure_is_one_line(served, title, says):
     error = answers[title]["error"]
     assert answers[title]["kind"] == "FieldmarkError" and says in error and "\n" not in error
     assert len(asked[title]) <= 8, "no endless retries"
-    if title in ("missing", "failing", "a pickle"):
+    if title in ("missing", "failing", "nonsense"):
         assert DEFAULT_BACKBONE in error, "what works without it"
 
 
