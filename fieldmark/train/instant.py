@@ -28,6 +28,8 @@ from fieldmark.train.head import Choice, Head, Scaling, Subspace, choose, fit_he
 
 #: Photos on which a further scale is tried before it is computed for all.
 TRIAL = 400
+#: Photos by which the parts of the descriptor are chosen.
+JUDGES = 1600
 #: A further scale costs half again as long, in training and for every answer: it must lower the out-of-fold
 #: loss by this share, and by this many standard errors.
 GAIN, ERRORS = 0.15, 2.0
@@ -239,9 +241,7 @@ class Instant:
         both = np.concatenate([z[rows], trial.descriptors], axis=1)
         one = _loss(z[rows], widths, y[rows], fold[rows], n)
         two = _loss(both, widths * 2, y[rows], fold[rows], n)
-        gain = one.per_photo - two.per_photo
-        error = float(gain.std() / np.sqrt(len(gain))) + 1e-9
-        take = bool(gain.mean() > ERRORS * error and gain.mean() > GAIN * one.nll)
+        take = _gain(one, two) > ERRORS and one.nll - two.nll > GAIN * one.nll
         for scales, choice in (([size], one), ([size, graph.native], two)):
             self._note(scales, None, choice, len(rows), take == (len(scales) == 2))
         if not take:
@@ -260,14 +260,15 @@ class Instant:
         candidates = PARTS.get(self.settings.method, ((1.0,) * (len(widths) // scales),))
         best = candidates[0]
         if len(candidates) > 1:
-            rows = _spread(y, 2 * TRIAL, self.settings.seed)
-            choices = [
-                (_loss(z[rows], widths, y[rows], fold[rows], n, parts * scales), parts)
-                for parts in candidates
-            ]
-            best = min(choices, key=lambda pair: pair[0].nll)[1]
-            for choice, parts in choices:
-                self._note(None, parts, choice, len(rows), parts == best)
+            rows = _spread(y, JUDGES, self.settings.seed)
+            tried = [_loss(z[rows], widths, y[rows], fold[rows], n, parts * scales) for parts in candidates]
+            # Few photos favour short descriptors, more so than all photos will: the first, which has all parts,
+            # gives way only to what is better beyond doubt.
+            better = [i for i, other in enumerate(tried) if _gain(tried[0], other) > ERRORS]
+            taken = min(better, key=lambda i: tried[i].nll, default=0)
+            best = candidates[taken]
+            for number, (choice, parts) in enumerate(zip(tried, candidates, strict=True)):
+                self._note(None, parts, choice, len(rows), number == taken)
         space = Subspace.fit(z, scaling.weighted(best * scales, widths), y, self.settings.seed)
         choice = squared = choose(space, y, n, fold)
         if self.settings.loss == "cross_entropy":
@@ -295,6 +296,12 @@ class Instant:
                 "taken": taken,
             }
         )
+
+
+def _gain(one: Choice, other: Choice) -> float:
+    """By how many standard errors the out-of-fold loss falls from ``one`` to ``other``, photo by photo."""
+    gain = one.per_photo - other.per_photo
+    return float(gain.mean() / (gain.std() / np.sqrt(len(gain)) + 1e-9))
 
 
 def _loss(
