@@ -18,6 +18,8 @@ from fieldmark.runtime.preprocess import Preprocess
 #: Side in pixels at which a backbone of free size looks at photos, where it was trained at less: frozen
 #: features of small marks gain more from resolution than they lose by leaving the trained size.
 DEFAULT_SIZE = 320
+#: Sides in pixels that a photo may be resized to (see `Preprocess`).
+SIZES = (8, 4096)
 
 
 class Features(NamedTuple):
@@ -39,6 +41,10 @@ class Backbone(nn.Module):
     def __init__(self, source: Source, size: int | None = None):
         super().__init__()
         self.source = source
+        if size is not None and not SIZES[0] <= size <= SIZES[1]:
+            raise FieldmarkError(
+                f"backbone {source.architecture} cannot take {size} px images: {SIZES[0]} to {SIZES[1]} it may be"
+            )
         self.model: Any = _create(source, size)
         self.config = dict(self.model.pretrained_cfg)
         self.native = _native(self.model)

@@ -65,6 +65,8 @@ def parity(model: Path, images: np.ndarray, expected: np.ndarray, output: str) -
     """
     engine = OnnxRuntimeEngine(model, [output], "f32", 1)
     one, all_ = engine.run(images[:1], [output])[0], engine.run(images, [output])[0]
+    if (one.shape, all_.shape) != (expected[:1].shape, expected.shape):
+        raise ValueError(f"shapes {one.shape} for one image, {all_.shape} for {len(images)}")
     scale = max(float(np.abs(expected).max()), 1e-12)
     return max(float(np.abs(all_ - expected).max()), float(np.abs(one - expected[:1]).max())) / scale
 
