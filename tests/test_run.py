@@ -229,39 +229,68 @@ def test_copies_of_training_photos_in_the_test_split(photo_folder: Path, tmp_pat
         copy = tmp_path / f"{shape} copy.jpg"
         shutil.copyfile(photo_folder / shape / "007.jpg", copy)
         copies.append(f'"{copy}",{shape},test')
-    table.write_text("\n".join([table.read_text().strip(), *copies]) + "\n")
+    head_, *rows = table.read_text().strip().splitlines()
+    table.write_text("\n".join([head_, copies[0], *rows, copies[1]]) + "\n")
     recognizer = fit(table, tmp_path / "run")
     assert (recognizer.run["n_train"], recognizer.run["n_test"]) == (32, 16)
     told = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert told["excluded_by_reason"] == {"used in training": 2}
     assert any("2 test photos are copies" in line for line in recognizer.warnings)
     known = Bundle(tmp_path / "run/model").splits()
-    assert known[content_hash((photo_folder / "circle/007.jpg").read_bytes())] == "train"
+    for shape in ("circle", "cross"):
+        assert known[content_hash((photo_folder / shape / "007.jpg").read_bytes())] == "train"
 
 
 def test_copies_and_groups_stay_in_one_fold(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels that mean nothing cannot be told out of fold, not even where every photo is there twice."""
+    """The photos of a specimen, and copies of a photo, are never judged by a head that knows the others."""
     from fieldmark.train import instant
 
-    seen = {}
-    real = instant._folds
+    fold_of: dict[str, int] = {}
+    paths: list[str] = []
+    real_folds, real_fit = instant._folds, instant.Instant.fit
 
-    def folds(y: np.ndarray, groups: np.ndarray, settings: Any) -> np.ndarray:
-        seen["groups"], seen["folds"] = groups, real(y, groups, settings)
-        return seen["folds"]
+    def folds(*words: Any) -> np.ndarray:
+        answer = real_folds(*words)
+        fold_of.update(zip(paths, answer.tolist(), strict=True))
+        return answer
+
+    def fit_(self: Any, catalog: Catalog, *words: Any) -> Any:
+        paths.extend(catalog.paths)
+        return real_fit(self, catalog, *words)
 
     monkeypatch.setattr(instant, "_folds", folds)
+    monkeypatch.setattr(instant.Instant, "fit", fit_)
     photos = shutil.copytree(photo_folder, tmp_path / "photos")
-    for photo in list(photos.rglob("*.jpg")):
+    for photo in list((photos / "circle").glob("*.jpg")):
         shutil.copyfile(photo, photo.with_name(f"{int(photo.stem) + 500}.jpg"))
-    table = write_table(
-        tmp_path / "t.csv", photos, lambda n: "train", group=lambda p: f"specimen {int(p.stem) % 500 // 2}"
-    )
-    fit(table)
-    fold_of = {group: set(seen["folds"][seen["groups"] == group]) for group in set(seen["groups"].tolist())}
-    assert len(fold_of) == 6 and all(len(folds) == 1 for folds in fold_of.values())
+
+    def specimen(photo: Path) -> str:
+        return "" if photo.parent.name == "circle" else f"{photo.parent.name} {int(photo.stem) // 3}"
+
+    fit(write_table(tmp_path / "t.csv", photos, lambda n: "train", group=specimen))
+    assert len(fold_of) == 60 and len(set(fold_of.values())) == 5
+    together: dict[str, set[int]] = {}
+    for path, fold in fold_of.items():
+        key = specimen(Path(path)) or content_hash(Path(path).read_bytes())
+        together.setdefault(key, set()).add(fold)
+    assert len(together) == 12 + 12 and all(len(folds) == 1 for folds in together.values())
+
+
+def test_unreadable_photos_do_not_shift_the_others(photo_folder: Path, tmp_path: Path) -> None:
+    """The model is that of the readable photos alone, to the bit."""
+    table = write_table(tmp_path / "t.csv", photo_folder, lambda n: "test" if n < 3 else "train")
+    fit(table, tmp_path / "clean")
+    lines = table.read_text().strip().splitlines()
+    for number in range(6):  # cut in different places: readable as files, not as photos
+        data = (photo_folder / f"circle/00{number}.jpg").read_bytes()
+        (tmp_path / f"cut{number}.jpg").write_bytes(data[: 300 + number])
+        lines.insert(1 + 7 * number, f'"{tmp_path}/cut{number}.jpg",cross,train')
+    table.write_text("\n".join(lines) + "\n")
+    spoilt = fit(table, tmp_path / "spoilt")
+    assert spoilt.run["skipped"] == 6 and spoilt.run["n_train"] == 36
+    assert head(tmp_path / "spoilt") == head(tmp_path / "clean")
 
 
 def test_test_photos_that_cannot_be_used_are_listed(photo_folder: Path, tmp_path: Path) -> None:

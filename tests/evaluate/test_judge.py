@@ -70,6 +70,8 @@ def test_the_catalogs_own_split_decides(tmp_path: Path) -> None:
     judged = ask(Oracle({"a2": "test"}), table(tmp_path, rows))
     assert names(judged) == ["1", "3"] and judged.evaluation.top1 == 0.5
     assert judged.evaluation.excluded == 0 and not judged.warnings and not judged.skipped
+    moved = ask(Oracle({"b3": "train"}), table(tmp_path, rows), "val")
+    assert names(moved) == ["2"], "also against what the model remembers"
 
 
 def test_without_a_column_the_content_decides(tmp_path: Path) -> None:
