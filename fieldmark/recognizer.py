@@ -31,7 +31,7 @@ class Recognizer:
     >>> r.predict(["a.jpg"])[0].label
     >>> r.save("model/")
 
-    Settings are those of `fieldmark.train.instant.Settings` (``method``, ``backbone``, ``size``, ``seed``,
+    Settings are those of `fieldmark.train.settings.Settings` (``method``, ``backbone``, ``size``, ``seed``,
     ``engine``, ``workers``…); ``report=False`` writes no report.
     """
 

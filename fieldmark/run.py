@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
-import platform
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
-from importlib import metadata
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import fieldmark
 from fieldmark.data import duplicates
 from fieldmark.data import split as splitting
+from fieldmark.run_folder import (
+    NOTES,
+    begin,
+    data_hash,
+    versions,
+    write_notes,
+    write_run_report,
+    write_skipped,
+)
 from fieldmark.runtime import image
-from fieldmark.runtime.bundle import GRAPH
-from fieldmark.runtime.cache import atomic_write
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.decision import softmax
-from fieldmark.runtime.errors import FieldmarkError, ImageError, UsageError
+from fieldmark.runtime.errors import FieldmarkError, ImageError
 from fieldmark.runtime.evaluation import evaluation
 from fieldmark.runtime.machine import cores
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Skipped
 from fieldmark.runtime.stream import ordered_map
-from fieldmark.train.instant import Instant, Settings, Trained
-
-NOTES = "run.json"
-VERSIONS = ("numpy", "pillow", "openvino", "onnxruntime", "torch", "timm")
+from fieldmark.train.instant import Instant
+from fieldmark.train.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,11 @@ def train(
     started: float,
 ) -> Run:
     """Train on ``source`` and write the run folder ``out``. started: ``time.time()`` when the work began."""
-    settings = _settings(options)
+    settings = Settings.of(options)
     catalog = Catalog.read(source)
     _check(catalog, source)
     instant = Instant(settings, progress)
-    _begin(out, settings)
+    begin(out, settings)
     try:
         return _train(source, catalog, instant, out, report, progress, started)
     except BaseException:
@@ -178,16 +176,16 @@ def _train(
         "skipped": len(skipped),
     }
     catalog.write(out / "split.csv")
-    _write_skipped(out / "skipped.csv", skipped)
+    write_skipped(out / "skipped.csv", skipped)
     details = {
         "result": summary,
         "command": sys.argv,
         "seed": settings.seed,
         "settings": asdict(settings),
-        "versions": _versions(),
+        "versions": versions(),
         "data": {
             "source": str(source),
-            "sha256": _data_hash(content),
+            "sha256": data_hash(content),
             "photos": len(catalog),
             "classes": len(trained.classes),
         },
@@ -205,24 +203,9 @@ def _train(
     }
     if report:
         progress("writing the report", 0, None)
-        _report(out, catalog, trained, result, out_of_fold, details, skipped)
-    _write_notes(out, details)
+        write_run_report(out, catalog, trained, result, out_of_fold, details, skipped)
+    write_notes(out, details)
     return Run(summary, skipped, warnings)
-
-
-def _settings(options: Mapping[str, Any]) -> Settings:
-    """Options as the command line names them -> Settings; ``size`` may be one number or several."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if "size" in given:
-        size = given.pop("size")
-        given["scales"] = tuple(sorted({size} if isinstance(size, int) else set(size), reverse=True))
-    known = {f.name for f in fields(Settings)}
-    for name in given:
-        if name not in known:
-            raise UsageError(
-                f"there is no setting {name!r}; settings are {', '.join(sorted(known | {'size'}))}"
-            )
-    return Settings(**given)
 
 
 def _answering(engine: str) -> str:
@@ -242,27 +225,6 @@ def _check(catalog: Catalog, source: Any) -> None:
 def _lost(catalog: Catalog) -> str:
     """Words for photos that could not be used, where there are any."""
     return f"; {len(catalog.skipped)} photos or rows cannot be used" if catalog.skipped else ""
-
-
-def _begin(out: Path, settings: Settings) -> None:
-    """Find out before the work, not after it, that nothing can be written; clear what a killed run left.
-
-    The first notes say that a run was begun here, so that it may be resumed or written over.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for draft in out.glob(".model-*"):
-            shutil.rmtree(draft, ignore_errors=True)
-        _write_notes(out, {"command": sys.argv, "seed": settings.seed, "settings": asdict(settings)})
-    except OSError as error:
-        raise FieldmarkError(
-            f"cannot write to {out}: {error.strerror or error}; choose another --out"
-        ) from error
-
-
-def _write_notes(out: Path, details: Mapping[str, Any]) -> None:
-    with atomic_write(out / NOTES) as file:
-        file.write_text(json.dumps(details, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _adding(progress: Callable[..., None], what: str, total: int) -> Callable[[int], None]:
@@ -309,72 +271,3 @@ def _confusions(result: Evaluation) -> list[dict[str, Any]]:
         for i, j in pairs
         if counts[i, j]
     ]
-
-
-def _write_skipped(path: Path, skipped: list[Skipped]) -> None:
-    with path.open("w", encoding="utf-8", newline="", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "reason"])
-        writer.writerows((item.path, item.reason) for item in skipped)
-
-
-def _versions() -> dict[str, str]:
-    found = {
-        "fieldmark": fieldmark.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
-    for name in VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _data_hash(content: Mapping[str, str]) -> str:
-    return hashlib.sha256("\n".join(sorted(content.values())).encode()).hexdigest()
-
-
-def _report(
-    out: Path,
-    catalog: Catalog,
-    trained: Trained,
-    result: Evaluation | None,
-    out_of_fold: Evaluation,
-    details: Mapping[str, Any],
-    skipped: list[Skipped],
-) -> None:
-    from fieldmark.report.page import write_report
-
-    data: dict[str, Counter[str]] = {}
-    for name, label in zip(catalog.splits, catalog.labels, strict=True):
-        if name and label is not None:
-            data.setdefault(name, Counter())[label] += 1
-    examples: dict[str, list[str]] = {}
-    for path, number in zip(trained.paths, trained.y.tolist(), strict=True):
-        own = examples.setdefault(trained.classes[number], [])
-        if len(own) < 6:
-            own.append(path)
-    summary = details["result"]
-    write_report(
-        out / "report.html",
-        title=f"{len(trained.classes)} classes from {Path(str(details['data']['source'])).name or 'photos'}",
-        evaluation=result,
-        out_of_fold=out_of_fold,
-        settings={
-            "backbone": trained.settings.backbone,
-            "method": trained.settings.method,
-            "scales (px)": " and ".join(map(str, trained.graph.scales)),
-            "engine": trained.engine,
-            "seed": trained.settings.seed,
-            "temperature": round(trained.choice.temperature, 4),
-            "model size (MB)": round((out / "model" / GRAPH).stat().st_size / 1e6, 1),
-            "versions": details["versions"],
-        },
-        data=data,
-        skipped=skipped,
-        warnings=details["warnings"],
-        train_examples=examples,
-        seconds={"training": summary["seconds"], "evaluation": summary["seconds_evaluate"] or 0.0},
-    )

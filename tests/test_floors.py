@@ -31,6 +31,7 @@ FLOORS = {
     "scale": 6,
     "recognizer": 7,
     "run": 7,
+    "run_folder": 7,
     "cli": 7,
 }
 #: What a floor may not import at all, wherever the import stands: the base is installed without it.

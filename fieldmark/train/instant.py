@@ -1,7 +1,7 @@
 """Instant mode: a frozen backbone looks at every photo once, and a head is fitted in seconds.
 
-The steps, in order: `prepare` (photos, split, labels), `describe` (descriptors, cached), `select` (which parts
-and scales, by out-of-fold predictions), `fit` (head and temperature). `write` puts the result into a bundle.
+The steps, in order: descriptors of all photos (cached), which scales and parts of them to use (by out-of-fold
+predictions), the head and its temperature. `fieldmark.train.write` puts the result into a bundle.
 """
 
 from __future__ import annotations
@@ -11,20 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from fieldmark import methods
 from fieldmark.data.split import folds
 from fieldmark.methods.descriptor import DescriptorGraph, descriptor_graph
-from fieldmark.nn.weights import DEFAULT_BACKBONE
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.engine import Precision
-from fieldmark.runtime.errors import FieldmarkError, UsageError
-from fieldmark.runtime.preprocess import Preprocess
+from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.results import Skipped
 from fieldmark.train import features
 from fieldmark.train.features import Described, Describer
 from fieldmark.train.head import Choice, Head, Scaling, Subspace, choose, fit_head
+from fieldmark.train.settings import Settings
 
 #: Photos on which a further scale is tried before it is computed for all.
 TRIAL = 400
@@ -33,70 +30,10 @@ JUDGES = 1600
 #: A further scale costs half again as long, in training and for every answer: it must lower the out-of-fold
 #: loss by this share, and by this many standard errors.
 GAIN, ERRORS = 0.15, 2.0
-#: Losses of the head: ridge regression in closed form, or logistic regression with label smoothing.
-LOSSES = ("squared_error", "cross_entropy")
 #: By method: the weights of a descriptor's parts that are tried.
 PARTS = {"isqrt_cov": ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0)), "plain": ((1.0,),)}
 
 Report = Callable[[str, int, int | None], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What instant mode can be told.
-
-    scales: sides in pixels (none: chosen). folds: of the out-of-fold predictions. loss, label_smoothing: of
-    the head (smoothing with cross_entropy only). The rest names the backbone and how photos are read; see
-    `Preprocess`.
-    """
-
-    method: str = methods.DEFAULT_METHOD
-    backbone: str = DEFAULT_BACKBONE
-    scales: tuple[int, ...] = ()
-    resize: str | None = None
-    color_space: str | None = None
-    interpolation: str | None = None
-    folds: int = 5
-    loss: str = "squared_error"
-    label_smoothing: float = 0.1
-    seed: int = 0
-    engine: str = "auto"
-    precision: Precision = "f32"
-    workers: int | None = None
-    offline: bool = False
-    pretrained: bool = True
-    cache: bool = True
-
-    def __post_init__(self) -> None:
-        """Raises UsageError for a value that cannot be."""
-        for name, value, least in (
-            ("folds", self.folds, 2),
-            ("seed", self.seed, 0),
-            ("workers", self.workers, 1),
-        ):
-            if value is not None and value < least:
-                raise UsageError(f"{name} is {value}: at least {least} is needed")
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"label_smoothing is {self.label_smoothing}: it is a share, from 0 to below 1")
-        if self.loss not in LOSSES:
-            raise UsageError(
-                f"no loss of instant mode is called {self.loss!r}; there are: {', '.join(LOSSES)}"
-            )
-        given = {name: value for name, value in self.preprocess.items() if value is not None}
-        try:
-            for size in self.scales or [320]:
-                Preprocess(size=size, **given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UsageError(f"{first['loc'][0]} is {first['input']!r}: {first['msg'].lower()}") from None
-
-    @property
-    def preprocess(self) -> dict[str, Any]:
-        return {
-            "resize": self.resize,
-            "color_space": self.color_space,
-            "interpolation": self.interpolation,
-        }
 
 
 @dataclass
