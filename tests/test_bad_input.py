@@ -484,7 +484,7 @@ def test_killed_in_the_middle(train: Any, backbone: Path, photos: Path, tmp_path
 def test_killed_after_the_model_was_written(train: Any, backbone: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["train", photos, "--out", out, "--backbone", backbone, "--size", 64, "--no-report"]
-    code = KILLED.format(module="run", stage="_write_skipped")
+    code = KILLED.format(module="run", stage="write_skipped")
     done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, check=False)
     assert done.returncode == -9
     Bundle(out / "model").verify()
