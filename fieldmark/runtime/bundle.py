@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +275,13 @@ def seal(folder: Path, config: Config) -> Config:
         handle.flush()
         os.fsync(handle.fileno())
     return sealed
+
+
+def write_splits(path: Path, splits: Mapping[str, str]) -> None:
+    """Content hash -> split, as Parquet, sorted by hash so that the order of the photos is not told."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = sorted(splits)
+    table = pa.table({"content": names, "split": pa.array([splits[n] for n in names], pa.string())})
+    parquet.write_table(table, path, compression="zstd")

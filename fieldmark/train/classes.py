@@ -212,11 +212,10 @@ def rewrite(
 
     temperature: of the new head, where it differs.
     """
-    from fieldmark.runtime.bundle import GRAPH, building, seal
+    from fieldmark.runtime.bundle import GRAPH, building, seal, write_splits
     from fieldmark.runtime.engine import OnnxRuntimeEngine
     from fieldmark.train.assemble import replace_head, save_tensors
     from fieldmark.train.card import model_card
-    from fieldmark.train.write import write_splits
 
     section = bundle.section
     golden, state = bundle.golden(), bundle.arrays("model.safetensors")

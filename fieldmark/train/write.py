@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fieldmark
-from fieldmark.runtime.bundle import GRAPH, Config, Decision, Section, building, seal
+from fieldmark.runtime.bundle import GRAPH, Config, Decision, Section, building, seal, write_splits
 from fieldmark.runtime.engine import OnnxRuntimeEngine
 from fieldmark.train.assemble import assemble, head_tensors, save_tensors
 from fieldmark.train.card import model_card
@@ -114,13 +114,3 @@ def _golden(path: Path, graph: Path, trained: Trained) -> None:
     names = ["logits", "embedding"]
     logits, embedding = OnnxRuntimeEngine(graph, names, "f32", 1).run(preprocess.normalise(images), names)
     np.savez_compressed(path, images=images, logits=logits, embedding=embedding)
-
-
-def write_splits(path: Path, splits: Mapping[str, str]) -> None:
-    """Content hash -> split, as Parquet, sorted by hash so that the order of the photos is not told."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    names: Sequence[str] = sorted(splits)
-    table = pa.table({"content": names, "split": pa.array([splits[n] for n in names], pa.string())})
-    parquet.write_table(table, path, compression="zstd")
