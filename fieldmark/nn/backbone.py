@@ -111,7 +111,7 @@ def _create(source: Source, size: int | None) -> Any:
                 f"({len(missing)} missing, {len(wrong)} of another shape, first: {first})"
             )
         model.load_state_dict({k: state[k] for k in wanted})
-    return model.eval()
+    return model
 
 
 def _construct(architecture: str, size: int | None, options: dict[str, Any]) -> Any:

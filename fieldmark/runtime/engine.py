@@ -105,7 +105,6 @@ class OpenVinoEngine:
     def __init__(self, model: Path, outputs: list[str], precision: Precision, workers: int):
         ov = import_openvino()
         core = ov.Core()
-        core.set_property("CPU", {"INFERENCE_PRECISION_HINT": precision})
         graph = core.read_model(model)
         wanted = [graph.output(name) for name in outputs]
         # Outputs that nobody asked for are cut off, so they cost nothing.
