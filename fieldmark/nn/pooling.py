@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-#: Newton-Schulz steps. Five and eight give the same accuracy (benchmarks/results/instant_choices.csv).
+#: Newton-Schulz steps; benchmarks/choices.py compares three, five and eight.
 ITERATIONS = 5
 #: Deviations of a map that are smaller than this part of its mean are taken for rounding.
 ROUNDING = 1e-4

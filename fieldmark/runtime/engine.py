@@ -24,7 +24,7 @@ _IMPORTING = threading.Lock()
 class Engine(Protocol):
     """A compiled graph.
 
-    name: which engine; precision: of its arithmetic; outputs: their names.
+    name: which engine; precision: of its arithmetic.
     """
 
     name: str

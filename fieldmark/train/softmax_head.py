@@ -1,7 +1,6 @@
 """A linear head fitted by cross-entropy instead of ridge regression: the same subspace, out-of-fold choices too.
 
-Slower than ridge regression, and about as good on frozen features (benchmarks/results/instant_choices.csv):
-there for comparison, and for those who want label smoothing.
+Slower than ridge regression: there for comparison, and for those who want label smoothing.
 """
 
 from __future__ import annotations
