@@ -94,7 +94,7 @@ class Recognizer:
         """Write the model folder to ``path``, whole or not at all; a model that stood there is replaced."""
         import shutil
 
-        from fieldmark.runtime.bundle import building
+        from fieldmark.runtime.bundle import CARD, building
 
         bundle, target = self.predictor.bundle, Path(path)
         bundle.verify()
@@ -103,6 +103,8 @@ class Recognizer:
         with building(target) as folder:
             for name in (*bundle.section.files, "config.json"):
                 shutil.copyfile(bundle.path / name, folder / name)
+            if (bundle.path / CARD).is_file():
+                shutil.copyfile(bundle.path / CARD, folder / CARD)
         return target
 
     def _open(self, path: Path) -> None:

@@ -107,6 +107,17 @@ def test_a_run_folder_is_as_good_as_its_model(fitted: Recognizer) -> None:
     assert Recognizer.load(run).predictor.bundle.path == run / "model"
 
 
+def test_the_card_may_be_completed(fitted: Recognizer, tmp_path: Path) -> None:
+    """It asks for the licence: a model whose card was edited is whole, and keeps the edit where it is saved."""
+    edited = fitted.save(tmp_path / "edited")
+    (edited / "README.md").write_text("license: mine", encoding="utf-8")
+    model = Recognizer.load(edited)
+    model.predictor.bundle.verify()
+    assert (model.save(tmp_path / "copy") / "README.md").read_text(encoding="utf-8") == "license: mine"
+    (edited / "README.md").unlink()
+    assert not (model.save(tmp_path / "bare") / "README.md").exists()
+
+
 def test_saving_over_things(fitted: Recognizer, tmp_path: Path, photo_folder: Path) -> None:
     target = fitted.save(tmp_path / "model")
     (target / "README.md").write_text("changed")

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from fieldmark.data import split as splitting
 from fieldmark.recognizer import Recognizer
-from fieldmark.runtime.bundle import FILES, Bundle
+from fieldmark.runtime.bundle import CARD, FILES, Bundle
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.image import content_hash
@@ -77,7 +77,7 @@ def test_the_run_folder(whole: tuple[Recognizer, Path], photo_folder: Path) -> N
         "predictions.parquet",
         "evaluation.json",
     }
-    assert {path.name for path in (out / "model").iterdir()} == {*FILES, "config.json"}
+    assert {path.name for path in (out / "model").iterdir()} == {*FILES, CARD, "config.json"}
     Bundle(out / "model").verify()
     assert recognizer.predictor.check() < 1e-4, "the engine computes what was trained"
     notes = json.loads((out / "run.json").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny import CLASSES, write_bundle
 
-from fieldmark.runtime.bundle import FILES, Bundle, building, seal
+from fieldmark.runtime.bundle import CARD, FILES, Bundle, building, seal
 from fieldmark.runtime.errors import FieldmarkError
 
 
@@ -51,7 +51,7 @@ def test_a_whole_model(model):
     bundle = Bundle(model)
     bundle.verify()
     assert bundle.classes == list(CLASSES), "commas, quotes, newlines and emoji survive"
-    assert set(bundle.section.files) == {path.name for path in model.iterdir()} - {"config.json"}
+    assert set(bundle.section.files) == {path.name for path in model.iterdir()} - {"config.json", CARD}
     assert set(bundle.section.files) < set(FILES)
     assert bundle.splits() == {"aa": "train", "bb": "test"}
     assert bundle.golden()["images"].dtype == np.uint8
