@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Directions kept (k).
 DIRECTIONS = 1024
 #: Photos from which the directions' optimism is estimated: those that make directions, and those held out.
-MAKERS, HELD_OUT = 1280, 320
+MAKERS, HELD_OUT = 768, 256
 #: With fewer photos than this there is nothing to estimate it from.
 FEWEST = 40
 

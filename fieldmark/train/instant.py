@@ -26,10 +26,12 @@ from fieldmark.train.settings import Settings
 #: Photos on which a further scale is tried before it is computed for all.
 TRIAL = 400
 #: Photos by which the parts of the descriptor are chosen.
-JUDGES = 1600
+JUDGES = 800
 #: A further scale costs half again as long, in training and for every answer: it must lower the out-of-fold
 #: loss by this share, and by this many standard errors.
 GAIN, ERRORS = 0.15, 2.0
+#: Where so many are right at one scale, there is nothing that a second could add.
+ENOUGH = 0.99
 #: By method: the weights of a descriptor's parts that are tried.
 PARTS = {"isqrt_cov": ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0)), "plain": ((1.0,),)}
 
@@ -170,13 +172,16 @@ class Instant:
         size, widths = graph.preprocess.size, list(graph.widths)
         if graph.native >= size:
             return graph, z, widths
-        small = self.graph(size, [graph.native])
         rows = _spread(y, TRIAL, self.settings.seed)
+        one = _loss(z[rows], widths, y[rows], fold[rows], n)
+        if one.accuracy > ENOUGH:
+            self._note([size], None, one, len(rows), True)
+            return graph, z, widths
+        small = self.graph(size, [graph.native])
         trial = self.describe(small, [catalog.paths[i] for i in rows], "trying another scale")
         if trial.errors:
             return graph, z, widths
         both = np.concatenate([z[rows], trial.descriptors], axis=1)
-        one = _loss(z[rows], widths, y[rows], fold[rows], n)
         two = _loss(both, widths * 2, y[rows], fold[rows], n)
         take = _gain(one, two) > ERRORS and one.nll - two.nll > GAIN * one.nll
         for scales, choice in (([size], one), ([size, graph.native], two)):
