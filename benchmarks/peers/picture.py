@@ -1,0 +1,102 @@
+"""The rows of finetune.py as a picture (matplotlib, which only this needs) and as the table of the docs."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import summary
+
+PAGE = summary.HERE.parent / "docs" / "finetuning-benchmarks.md"
+PICTURE = PAGE.parent / "pictures" / "finetune.svg"
+#: The method that is drawn strongest.
+OURS = "fieldmark"
+
+
+class Cell(NamedTuple):
+    """What was measured: one method on one set with one budget and seed."""
+
+    method: str
+    minutes: float
+    set: str
+    seed: str
+
+
+Measured = dict[str, summary.Row]
+
+
+def cells(rows: list[summary.Row]) -> dict[Cell, Measured]:
+    """The rows of each finished cell by what they measure: "top-1", "seconds", "photos a second" ..."""
+    found: dict[Cell, Measured] = defaultdict(dict)
+    for row in rows:
+        if match := re.fullmatch(r"(\w+), ([\d.]+) min, (.+)", row["what"]):
+            found[Cell(match[1], float(match[2]), row["set"], row["seed"])][match[3]] = row
+    return {cell: told for cell, told in found.items() if {"top-1", "seconds"} <= told.keys()}
+
+
+def line(found: dict[Cell, Measured], method: str, set: str) -> list[list[float]]:
+    """Minutes, top-1 and its interval of a method, a list each, by budget; means over seeds."""
+    points = []
+    for minutes in sorted({cell.minutes for cell in found if cell.method == method and cell.set == set}):
+        told = [these for cell, these in found.items() if cell[:3] == (method, minutes, set)]
+        took = statistics.mean(float(these["seconds"]["value"]) / 60 for these in told)
+        of_top1 = ("value", "low", "high")
+        points.append(
+            [took, *(statistics.mean(float(these["top-1"][name]) for these in told) for name in of_top1)]
+        )
+    return [list(column) for column in zip(*points, strict=True)]
+
+
+def draw(results: Path, picture: Path) -> None:
+    """Top-1 against minutes from the start: a panel a set, a line a method. Of the machine with the most rows."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams |= {"svg.hashsalt": "fieldmark", "svg.fonttype": "none"}
+    rows = summary.read(results)
+    machines = [row["machine"] for row in rows]
+    machine = max(machines, key=machines.count) if machines else ""
+    found = cells([row for row in rows if row["machine"] == machine])
+    if not found:
+        raise SystemExit(f"nothing to draw in {results}")
+    sets, methods = (
+        list(dict.fromkeys(names)) for names in ((c.set for c in found), (c.method for c in found))
+    )
+    budgets = sorted({cell.minutes for cell in found})
+    figure, panels = pyplot.subplots(1, len(sets), figsize=(5 * len(sets), 4), squeeze=False)
+    for panel, name in zip(panels[0], sets, strict=True):
+        for method in methods:
+            if not (columns := line(found, method, name)):
+                continue
+            minutes, top1, low, high = columns
+            style = {"linewidth": 2.5, "color": "teal"} if method == OURS else {"linewidth": 1.2}
+            drawn = panel.plot(minutes, top1, "o-", label=method, **style)[0]
+            panel.fill_between(minutes, low, high, color=drawn.get_color(), alpha=0.12)
+        panel.set(title=name, xlabel="minutes from start to saved model", ylabel="test top-1", xscale="log")
+        panel.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+        panel.legend(loc="lower right", fontsize=8)
+    figure.tight_layout()
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, metadata={"Date": None})
+    print(f"{picture.name}: {len(found)} cells of {machine}")
+
+
+def show(page: Path = PAGE) -> None:
+    """Put the picture into the page, where it said that nothing was measured."""
+    text = page.read_text(encoding="utf-8")
+    slot = re.compile(r"(<!-- picture finetune -->\n).*?(<!-- end picture -->)", re.DOTALL)
+    link = f"![Top-1 against minutes](pictures/{PICTURE.name})\n"
+    page.write_text(slot.sub(lambda match: match[1] + link + match[2], text), encoding="utf-8")
+
+
+def tabulate(results: Path) -> None:
+    """finetune_table.csv beside the results: a row a set, method and budget, a column a measure."""
+    rows = [row for told in cells(summary.read(results)).values() for row in told.values()]
+    summary.write(results.with_name("finetune_table.csv"), summary.wide(rows, "method"))
