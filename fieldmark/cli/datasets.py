@@ -40,7 +40,8 @@ def datasets(
         if out is not None or option:
             raise UsageError("which set? `fieldmark datasets` lists them")
         columns = ("name", "title", "classes", "photos", "licence")
-        screen.table(columns, [[getattr(one, key) for key in columns] for one in DATASETS.values()])
+        rows = [[*(getattr(one, key) for key in columns), _size(one.download)] for one in DATASETS.values()]
+        screen.table((*columns, "download"), rows)
         screen.answer({"datasets": [asdict(one) for one in DATASETS.values()]})
         return
     chosen_set = get(name)
@@ -56,11 +57,20 @@ def datasets(
         return
     check_free(out)
     with screen.progress() as progress:
-        if "progress" in inspect.signature(write).parameters:
-            chosen["progress"] = lambda done, total: progress("photos", done, total)
+        reports: dict[str, Callable[[int, int], None]] = {
+            "progress": lambda done, total: progress("photos", done, total),
+            "download": lambda done, total: progress("bytes fetched", done, total),
+        }
+        takes = inspect.signature(write).parameters
+        chosen |= {key: report for key, report in reports.items() if key in takes}
         folder = write(out, **chosen)
     screen.say(f"{folder} is ready: fieldmark train {folder}")
     screen.answer({"name": name, "out": folder})
+
+
+def _size(count: int) -> str:
+    """Bytes to fetch, in megabytes; nothing for sets that need no network."""
+    return f"{count / 1e6:.0f} MB" if count else ""
 
 
 def _options(write: Callable[..., Path]) -> dict[str, Any]:

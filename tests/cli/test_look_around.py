@@ -90,7 +90,11 @@ def test_backbones_by_pattern(fieldmark: Any, tmp_path: Path, monkeypatch: pytes
 
 def test_datasets(fieldmark: Any, tmp_path: Path) -> None:
     names = [one["name"] for one in fieldmark("datasets", "--json").json["datasets"]]
-    assert names == ["look-alikes", "digits"]
+    assert names == ["look-alikes", "digits", "mnist", "fashion-mnist", "cifar10", "cifar100"]
+    assert "170 MB" in fieldmark("datasets").out
+    assert fieldmark("datasets", "mnist", "--json").json["options"] == {"source": "", "per_class": 0}
+    gone = fieldmark("datasets", "mnist", "--out", tmp_path / "x", "--with", f"source={tmp_path}")
+    assert gone.status == 2 and "no train-images-idx3-ubyte" in gone.err and gone.err.count("\n") == 1
     assert fieldmark("datasets", "look-alikes", "--json").json["options"]["size"] == 256
     for words in (
         ["lookalike"],

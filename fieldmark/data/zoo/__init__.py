@@ -13,7 +13,7 @@ from fieldmark.runtime.errors import UsageError
 
 @dataclass(frozen=True)
 class Dataset:
-    """A photo set: what it is, how large it is by default, whose it is."""
+    """A photo set: what it is, how large it is by default, whose it is, and how many bytes are fetched for it."""
 
     name: str
     title: str
@@ -22,6 +22,7 @@ class Dataset:
     licence: str
     source: str
     module: str
+    download: int = 0
 
     @property
     def write(self) -> Callable[..., Path]:
@@ -50,12 +51,53 @@ DATASETS: dict[str, Dataset] = {
             source="scikit-learn; E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998",
             module="fieldmark.data.zoo.digits",
         ),
+        Dataset(
+            name="mnist",
+            title="handwritten digits, 28 x 28 grey",
+            classes=10,
+            photos=70_000,
+            licence="CC BY-SA 3.0",
+            source="Y. LeCun, C. Cortes, C. Burges, from NIST's special databases 1 and 3, 1998",
+            module="fieldmark.data.zoo.mnist",
+            download=11_594_722,
+        ),
+        Dataset(
+            name="fashion-mnist",
+            title="articles of clothing, 28 x 28 grey",
+            classes=10,
+            photos=70_000,
+            licence="MIT",
+            source="H. Xiao, K. Rasul, R. Vollgraf, Zalando Research, 2017",
+            module="fieldmark.data.zoo.fashion_mnist",
+            download=30_878_645,
+        ),
+        Dataset(
+            name="cifar10",
+            title="animals and vehicles, 32 x 32 colour",
+            classes=10,
+            photos=60_000,
+            licence="none named",
+            source="A. Krizhevsky, V. Nair, G. Hinton, University of Toronto, 2009",
+            module="fieldmark.data.zoo.cifar10",
+            download=170_052_171,
+        ),
+        Dataset(
+            name="cifar100",
+            title="100 classes in 20 superclasses, 32 x 32 colour",
+            classes=100,
+            photos=60_000,
+            licence="none named",
+            source="A. Krizhevsky, V. Nair, G. Hinton, University of Toronto, 2009",
+            module="fieldmark.data.zoo.cifar100",
+            download=168_513_733,
+        ),
     )
 }
 
 
 def get(name: str) -> Dataset:
-    """The set of that name. Raises UsageError, with the nearest name, where there is none."""
+    """The set of that name (``_`` counts as ``-``). Raises UsageError, with the nearest name, where there is none."""
+    name = name.replace("_", "-")
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, 1, 0)
         raise UsageError(f'no photo set is called "{name}"; did you mean "{near[0]}"?')
