@@ -1,36 +1,45 @@
-"""Cross-entropy, with label smoothing."""
+"""Cross-entropy, with class weights, label smoothing and soft targets."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from fieldmark.losses.targets import check, distribution
 
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean over photos of -sum_c q_c log softmax(logits)_c, in nats.
 
-    logits: [B, C]; labels: [B] class numbers. q = (1 - e) onehot(label) + e / C with e = ``label_smoothing``
-    (Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016, section 7). Raises ValueError for
-    shapes that do not belong together or an e outside [0, 1).
+def cross_entropy(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, weight: Tensor | None = None
+) -> Tensor:
+    """Mean over photos of -sum_c w_c q_c log softmax(logits)_c, in nats.
+
+    logits: [B, C]; targets: [B] class numbers, or [B, C] shares of the classes (as mixup gives);
+    q = (1 - e) target + e / C with e = ``label_smoothing`` (Szegedy et al., "Rethinking the Inception
+    Architecture", CVPR 2016, section 7); weight: [C], none: 1. The sum is divided by B, not by the batch's
+    sum of weights: so gradients of micro-batches and of processes add up, and hard targets give what one-hot
+    ones give. Raises ValueError for shapes that do not belong together or an e outside [0, 1).
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} are not [B, C] and [B]"
-        )
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing is {label_smoothing}: it is a share, from 0 to below 1")
+    check(logits, targets, label_smoothing, weight)
     log_p = torch.log_softmax(logits, dim=1)
-    own = log_p.gather(1, labels[:, None])[:, 0]
-    return -((1 - label_smoothing) * own + label_smoothing * log_p.mean(1)).mean()
+    if targets.ndim == 1 and weight is None:
+        own = log_p.gather(1, targets[:, None])[:, 0]
+        return -((1 - label_smoothing) * own + label_smoothing * log_p.mean(1)).mean()
+    share = distribution(targets, logits, label_smoothing)
+    if weight is not None:
+        share = share * weight.to(logits.dtype)
+    return -(share * log_p).sum(1).mean()
 
 
 class CrossEntropy(nn.Module):
-    """`cross_entropy` as a module."""
+    """`cross_entropy` as a module. weight: [C]."""
 
-    def __init__(self, label_smoothing: float = 0.0):
+    weight: Tensor | None
+
+    def __init__(self, label_smoothing: float = 0.0, weight: Tensor | None = None):
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.register_buffer("weight", weight, persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits [B, C], labels [B] -> scalar."""
-        return cross_entropy(logits, labels, self.label_smoothing)
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """logits [B, C], targets [B] or [B, C] -> scalar."""
+        return cross_entropy(logits, targets, self.label_smoothing, self.weight)

@@ -1,0 +1,113 @@
+"""Epoch orders: who comes how often, nobody again before the class is through, the same in every process."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fieldmark.data.sampler import SAMPLERS, Sampler, epoch_order, shard, split_evenly
+
+LABELS = np.repeat(["rare", "some", "many"], [2, 9, 64])
+kinds: st.SearchStrategy[Sampler] = st.sampled_from(["all", "balanced", "square_root"])
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 7])
+def test_all_is_a_permutation(epoch: int) -> None:
+    order = epoch_order(LABELS, epoch, seed=3)
+    assert order.dtype == np.int64
+    assert sorted(order.tolist()) == list(range(75))
+    assert order.tolist() != sorted(order.tolist())
+
+
+@pytest.mark.parametrize("how", SAMPLERS)
+def test_seed_and_epoch_say_everything(how: Sampler) -> None:
+    first = epoch_order(LABELS, 4, 0, how)
+    np.random.seed(1)
+    np.testing.assert_array_equal(epoch_order(LABELS, 4, 0, how), first)
+    assert (epoch_order(LABELS, 5, 0, how) != first).any()
+    assert (epoch_order(LABELS, 4, 1, how) != first).any()
+
+
+@given(kinds, st.integers(0, 5), st.integers(0, 40), st.integers(1, 8), st.integers(1, 60))
+@settings(max_examples=60, deadline=None)
+def test_shares_and_rounds(how: Sampler, seed: int, n: int, classes: int, photos: int) -> None:
+    """Every epoch's counts are p n rounded down or up; over the epochs no photo is two rounds ahead of another."""
+    labels = np.random.default_rng(seed).integers(0, classes, photos)
+    sizes = Counter(labels.tolist())
+    share = {c: {"all": k, "balanced": 1, "square_root": k**0.5}[how] for c, k in sizes.items()}
+    seen: Counter[int] = Counter()
+    for epoch in range(6):
+        order = epoch_order(labels, epoch, seed, how, n)
+        assert len(order) == n
+        drawn = Counter(labels[order].tolist())
+        if how != "all":  # there the photos go by themselves
+            for c in sizes:
+                assert abs(drawn[c] - n * share[c] / sum(share.values())) < 1 + 1e-9
+        for row in order.tolist():
+            own = np.flatnonzero(labels == labels[row]) if how != "all" else np.arange(photos)
+            assert seen[row] == min(seen[other] for other in own.tolist()), (
+                "again before its class is through"
+            )
+            seen[row] += 1
+
+
+@pytest.mark.parametrize(
+    ("how", "share"), [("balanced", [1 / 3, 1 / 3, 1 / 3]), ("square_root", [2**0.5, 3.0, 8.0])]
+)
+def test_long_run_shares(how: Sampler, share: list[float]) -> None:
+    """Seven places an epoch: what is rounded in one evens out over many."""
+    drawn = Counter(name for epoch in range(60) for name in LABELS[epoch_order(LABELS, epoch, 0, how, 7)])
+    wanted = 420 * np.array(share) / sum(share)
+    np.testing.assert_allclose([drawn["rare"], drawn["some"], drawn["many"]], wanted, atol=16)
+
+
+def test_classes_are_mixed() -> None:
+    """Not class by class: the places of a class spread over the epoch, and change with it."""
+    orders = [LABELS[epoch_order(LABELS, epoch, 0, "balanced", 300)] for epoch in range(2)]
+    for names in orders:
+        assert 150 < np.count_nonzero(names[1:] != names[:-1]) < 250  # 2/3 of 299 by chance
+    assert (orders[0] != orders[1]).any()
+
+
+def test_what_cannot_be_is_refused() -> None:
+    for arguments in [(LABELS[:0], 0, 0), (LABELS, -1, 0), (LABELS, 0, -1), (LABELS, 0, 0, "all", -1)]:
+        with pytest.raises(ValueError, match="photos are needed"):
+            epoch_order(*arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="square_root"):
+        epoch_order(LABELS, 0, 0, "odd")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("drop", [True, False])
+def test_shards_side_by_side_are_the_batches_of_one_process(world: int, drop: bool) -> None:
+    order = np.random.default_rng(0).permutation(75)
+    shards = [shard(order, rank, world, 16, drop) for rank in range(world)]
+    steps = 4 if drop else 5
+    assert {s.shape for s in shards} == {(steps, 16 // world)}
+    flat = np.concatenate(shards, axis=1).ravel()
+    np.testing.assert_array_equal(flat[:75], order[: len(flat)])
+    np.testing.assert_array_equal(flat[75:], order[: max(0, len(flat) - 75)])
+
+
+def test_shards_that_cannot_be_are_refused() -> None:
+    for rank, world, batch in [(2, 2, 16), (-1, 2, 16), (0, 3, 16), (0, 1, 0)]:
+        with pytest.raises(ValueError, match="no such rank"):
+            shard(np.arange(75), rank, world, batch)
+    with pytest.raises(ValueError, match="do not fill"):
+        shard(np.arange(15), 0, 1, 16)
+    assert shard(np.arange(15), 0, 1, 16, drop=False).tolist() == [[*range(15), 0]]
+
+
+@given(st.integers(0, 50), st.integers(1, 9))
+@settings(max_examples=50, deadline=None)
+def test_split_evenly_counts_everyone_once(n: int, world: int) -> None:
+    shares = [split_evenly(n, rank, world) for rank in range(world)]
+    assert np.concatenate(shares).tolist() == list(range(n))
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    with pytest.raises(ValueError, match="rank"):
+        split_evenly(n, world, world)
