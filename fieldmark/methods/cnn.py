@@ -24,6 +24,8 @@ from fieldmark.runtime.errors import FieldmarkError, UsageError
 LEAST, MOST_READ = 8, 8
 #: Slope of leaky ReLU for negative values.
 SLOPE = 0.01
+#: One over the slope at 0 (of tanh a little more), so that neither signal nor gradient fades.
+_GAINS = {"sigmoid": 4.0, "tanh": 5 / 3}
 _ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 _STAGE = re.compile(r"(?:(\d+)\*)?(\d+)(?:@(\d+))?(?:/(\d+))?")
 
@@ -178,8 +180,7 @@ class TextbookCNN(nn.Module):
                         module.weight, SLOPE, nonlinearity=self.options.activation, generator=generator
                     )
                 else:
-                    gain = nn.init.calculate_gain(self.options.activation)
-                    nn.init.xavier_uniform_(module.weight, gain, generator=generator)
+                    nn.init.xavier_uniform_(module.weight, _GAINS[self.options.activation], generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LSTM | nn.GRU):

@@ -146,7 +146,7 @@ def test_too_small():
     [
         ("relu", lambda fan_in, fan_out: 2 / fan_in),
         ("leaky_relu", lambda fan_in, fan_out: 2 / (1 + 0.01**2) / fan_in),
-        ("sigmoid", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
+        ("sigmoid", lambda fan_in, fan_out: 4**2 * 2 / (fan_in + fan_out)),
         ("tanh", lambda fan_in, fan_out: (5 / 3) ** 2 * 2 / (fan_in + fan_out)),
     ],
 )
@@ -173,6 +173,17 @@ def test_the_signal_passes_deep_networks():
         model = make(32, stages="4*32 4*32", activation=activation, batch_norm=False, pooling="none")
         with torch.inference_mode():
             assert 0.1 < model.map(images(8, 32)).std() < 3, activation
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_the_gradient_passes_deep_networks(activation):
+    model = make(16, stages="3*16 3*16", activation=activation, batch_norm=False, pooling="none")
+    model(images(8, 16)).logsumexp(1).sum().backward()
+    first, last = (
+        model.get_submodule(f"stages.{name}").weight.grad.norm().item()  # type: ignore[union-attr, operator]
+        for name in ("stage1.conv1", "stage2.conv3")
+    )
+    assert 0.005 < first / last < 10  # a sigmoid with a gain of 1: 0.00009
 
 
 def test_the_seed_decides():
