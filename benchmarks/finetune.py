@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -161,12 +162,11 @@ def warm_up(methods: list[str], results: common.Results) -> None:
 
 def compare(results: common.Results) -> None:
     """Our cells beside the peers' of the same set, budget and seed, on this machine."""
-    found = picture.cells(
-        [row for row in results.rows() if row["machine"] == results.facts["machine"]],
-    )
+    mine = [row for row in results.rows() if row["machine"] == results.facts["machine"]]
+    found = picture.cells(mine)
     results.facts["command"] = "python benchmarks/finetune.py --compare"
     results.facts["commit"] = common.commit("benchmarks/finetune.py")
-    above: dict[str, float] = {}
+    above: dict[str, list[float]] = {}
     for cell, told in found.items():
         others = {
             name: found[cell._replace(method=name)] for name in PEERS if cell._replace(method=name) in found
@@ -182,7 +182,7 @@ def compare(results: common.Results) -> None:
             *(f"{name}, above the best peer", points[best], "points"), **own, wanted="value >= 0", note=note
         )
         if cell.minutes == AT and "plain_loop" in points:
-            above[cell.set] = max(above.get(cell.set, -100.0), points["plain_loop"])
+            above.setdefault(cell.set, []).append(points["plain_loop"])
         for other, one in others.items():
             rates = [each.get("photos a second") for each in (told, one)]
             if rates[0] and rates[1]:
@@ -193,9 +193,10 @@ def compare(results: common.Results) -> None:
                     *(f"{name}, times the photos a second of {other}", ratio, "times"), **own, wanted=wanted
                 )
     if above:
-        best = max(above, key=lambda name: above[name])
+        means = {name: statistics.mean(over_seeds) for name, over_seeds in above.items()}
+        best = max(means, key=lambda name: means[name])
         what = f"{label(OURS, AT)}, most above plain_loop on any set"
-        results.add(what, above[best], "points", wanted=f"value >= {ABOVE}", note=best)
+        results.add(what, means[best], "points", wanted=f"value >= {ABOVE}", note=best)
 
 
 def arguments() -> argparse.Namespace:

@@ -15,7 +15,10 @@ even one epoch of everything fits, the head alone is trained for one epoch, whic
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import shared
@@ -39,17 +42,23 @@ def loaders(split: shared.Split, workers: int) -> Any:
 
 
 def learner(dls: Any, weights: Any) -> Any:
-    """A new learner that does not validate and prints nothing."""
-    from fastai.vision.all import Callback, CancelValidException, vision_learner
+    """A new learner."""
+    from fastai.vision.all import vision_learner
+
+    return vision_learner(dls, shared.ARCHITECTURE, pretrained_cfg_overlay={"file": str(weights)})
+
+
+@contextlib.contextmanager
+def quick(learn: Any) -> Iterator[None]:
+    """Within it the learner prints nothing and does not validate."""
+    from fastai.vision.all import Callback, CancelValidException
 
     class Unvalidated(Callback):
         def before_validate(self) -> None:
             raise CancelValidException
 
-    made = vision_learner(
-        dls, shared.ARCHITECTURE, pretrained_cfg_overlay={"file": str(weights)}, cbs=[Unvalidated()]
-    )
-    return made
+    with learn.no_bar(), learn.no_logging(), learn.added_cbs([Unvalidated()]):
+        yield
 
 
 def speeds(dls: Any, weights: Any) -> tuple[float, float]:
@@ -69,8 +78,10 @@ def speeds(dls: Any, weights: Any) -> tuple[float, float]:
     for prepare in (spoilt.freeze, spoilt.unfreeze):
         prepare()
         times = Times()
-        with spoilt.no_bar(), spoilt.no_logging():
+        with quick(spoilt):
             spoilt.fit_one_cycle(1, cbs=times)
+        if len(times.ends) < 2:
+            sys.exit("fewer than two batches of photos: nothing to measure the speed on")
         ends = times.ends[min(IGNORED, len(times.ends) - 2) :]
         found.append((ends[-1] - ends[0]) / (len(ends) - 1) * len(dls.train))
     return found[0], found[1]
@@ -91,7 +102,7 @@ def main() -> None:
     epochs = max(0, int((clock.left() - head) / whole))
 
     began = time.time()
-    with learn.no_bar(), learn.no_logging():
+    with quick(learn):
         if epochs:
             learn.fine_tune(epochs)
         else:
@@ -102,7 +113,7 @@ def main() -> None:
     saved = clock.seconds()
 
     test = dls.test_dl([path for path, _ in split.test])
-    with learn.no_bar(), learn.no_logging():
+    with learn.no_bar():
         called = learn.get_preds(dl=test)[0].argmax(1).tolist()
     names = [dls.vocab[number] for number in called]
     right = sum(name == split.classes[label] for name, (_, label) in zip(names, split.test, strict=True))
