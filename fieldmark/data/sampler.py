@@ -68,10 +68,9 @@ def _counts(share: np.ndarray, n: int, epoch: int, seed: int) -> np.ndarray:
     """
     chance = np.random.default_rng([seed, _SHARES, epoch])
     order = chance.permutation(len(share))
-    edges = np.floor(np.cumsum(share[order]) * (n / share.sum()) + chance.random()).clip(max=n)
-    edges[-1] = n
+    edges = np.floor(np.cumsum(share[order])[:-1] * (n / share.sum()) + chance.random()).clip(max=n)
     counts = np.empty(len(share), np.int64)
-    counts[order] = np.diff(edges, prepend=0)
+    counts[order] = np.diff(edges, prepend=0, append=n)
     return counts
 
 

@@ -69,6 +69,11 @@ class Criterion(nn.Module):
         self.weights = dict(weights)
         self.register_buffer("log_prior", log_prior, persistent=False)
 
+    @property
+    def needs_embedding(self) -> bool:
+        """Does a part look at the embedding?"""
+        return any(losses.card(name).needs == "embedding" for name in self.parts)
+
     def forward(self, logits: Tensor, targets: Tensor, embedding: Tensor | None = None) -> dict[str, Tensor]:
         """``loss`` (with gradient) and each part by its name (unweighted, detached).
 

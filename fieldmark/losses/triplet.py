@@ -22,8 +22,6 @@ def triplet(embedding: Tensor, labels: Tensor, margin: float = MARGIN) -> Tensor
     from pytorch_metric_learning.reducers import MeanReducer
 
     hardest = BatchHardMiner()(embedding, labels)
-    if not len(hardest[0]):
-        return (embedding * 0).sum()
     return TripletMarginLoss(margin=margin, reducer=MeanReducer())(embedding, labels, hardest)
 
 

@@ -65,6 +65,13 @@ def test_long_run_shares(how: Sampler, share: list[float]) -> None:
     np.testing.assert_allclose([drawn["rare"], drawn["some"], drawn["many"]], wanted, atol=16)
 
 
+def test_any_two_classes_meet() -> None:
+    """Two places for four classes: the remainders do not always fall to the same pairs."""
+    labels = np.repeat(np.arange(4), 3)
+    pairs = {tuple(sorted(labels[epoch_order(labels, e, 0, "balanced", 2)].tolist())) for e in range(40)}
+    assert len(pairs) == 6
+
+
 def test_classes_are_mixed() -> None:
     """Not class by class: the places of a class spread over the epoch, and change with it."""
     orders = [LABELS[epoch_order(LABELS, epoch, 0, "balanced", 300)] for epoch in range(2)]

@@ -11,6 +11,7 @@ import torch
 
 from fieldmark import losses
 from fieldmark.losses.combine import Criterion, build
+from fieldmark.losses.cosine_margin import cosine_margin
 from fieldmark.losses.cross_entropy import cross_entropy
 from fieldmark.losses.focal import focal
 from fieldmark.losses.triplet import triplet
@@ -162,9 +163,12 @@ def test_half_precision_is_widened() -> None:
     """Under autocast a cosine in bfloat16, times 64, would be off by a quarter."""
     logits, embedding = (x.detach().bfloat16() for x in batch())
     one = criterion(EVERY).eval()
-    expected = one(logits.float(), LABELS, embedding.float())
+    weight = one.parts["cosine_margin"].weight
+    assert isinstance(weight, torch.Tensor)
+    expected = cosine_margin(embedding.float(), LABELS, weight), cross_entropy(logits.float(), LABELS)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(one(logits, LABELS, embedding), expected)
+        result = one(logits, LABELS, embedding)
+    torch.testing.assert_close((result["cosine_margin"], result["cross_entropy"]), expected)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -40,14 +40,15 @@ def test_contrastive(seed: int, margin: float) -> None:
 @pytest.mark.parametrize("margin", [0.2, 1.0])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_triplet(seed: int, margin: float) -> None:
-    """The photos of the classes 2 and 3 are alone: they are no anchors."""
-    x, y = embeddings(seed), LABELS.tolist()
+    """The photos of the classes 2 and 3 are alone: they are no anchors. Those that are far enough count as 0."""
+    x, y = embeddings(seed) + 2.5 * torch.eye(4)[LABELS, :3], LABELS.tolist()
     terms = []
     for i, row in enumerate(distances(x)):
         own = [d for j, d in enumerate(row) if y[j] == y[i] and j != i]
         if own:
             terms.append(max(0.0, margin + max(own) - min(d for j, d in enumerate(row) if y[j] != y[i])))
     assert len(terms) == 6
+    assert (0.0 in terms) == (margin == 0.2)
     assert triplet(x, LABELS, margin).item() == pytest.approx(sum(terms) / 6)
     assert Triplet(margin)(x, LABELS).item() == pytest.approx(sum(terms) / 6)
 
