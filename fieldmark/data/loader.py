@@ -228,8 +228,8 @@ def _constants(preprocess: Preprocess, width: int, device: torch.device) -> tupl
     std = np.asarray(preprocess.std, np.float64)
     gain = (1 / (255 * std)).astype(np.float32)
     shift = (np.asarray(preprocess.mean) / std).astype(np.float32)
-    with torch.inference_mode(False):  # or they could not be used outside of it
-        return tuple(torch.from_numpy(np.tile(v, width)).to(device) for v in (gain, shift))  # type: ignore
+    gains, shifts = (torch.from_numpy(np.tile(v, width)).to(device) for v in (gain, shift))
+    return gains, shifts
 
 
 def _whole(pixels: Tensor, work: list[Future[None]]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -235,6 +236,24 @@ def test_color_changes_contrast_saturation_and_hue():
     assert 10 < max(hue) < 40 and -40 < min(hue) < -10
 
 
+def test_color_changes_come_in_any_order(monkeypatch):
+    seen: list[str] = []
+
+    def note(name: str) -> Callable[[Image.Image, float], Image.Image]:
+        def change(image: Image.Image, factor: float) -> Image.Image:
+            seen.append(name)
+            return image
+
+        return change
+
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        monkeypatch.setattr(F, f"adjust_{name}", note(name))
+    for rng in rngs(60):
+        augment(photo(), Preprocess(size=8), rng, but(color=0.5))
+    orders = [tuple(seen[at : at + 4]) for at in range(0, len(seen), 4)]
+    assert len(orders) == 60 and len(set(orders)) > 15 and {len(set(order)) for order in orders} == {4}
+
+
 def test_blur_takes_detail_from_its_share_of_views():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8))
     spec = Preprocess(size=224)
@@ -318,6 +337,8 @@ def test_policies_draw_every_operation(monkeypatch):
     assert len(drawn) == 1400 and min(counts.values()) > 65 and max(counts.values()) < 140
     turns = [m for name, m in drawn if name == "Rotate"]
     assert min(turns) < -120 and max(turns) > 120
+    unsigned = [m for name, m in drawn if name in ("Posterize", "Solarize")]
+    assert min(unsigned) >= 0 and max(unsigned) == 8
     drawn.clear()
     for rng in rngs(200):
         policies.policy(image, "rand", rng)

@@ -165,7 +165,7 @@ def test_raw_batches_and_normalise_make_the_same_images(paths):
     assert torch.equal(normalise(raw, SPEC), ready)
     with torch.inference_mode():
         normalise(torch.zeros(1, 5, 7, 3, dtype=torch.uint8), SPEC)
-    again = normalise(torch.zeros(1, 5, 7, 3, dtype=torch.uint8), SPEC)  # not an inference tensor
+    again = normalise(torch.zeros(1, 5, 7, 3, dtype=torch.uint8), SPEC)
     assert again.shape == (1, 3, 5, 7) and not again.is_inference()
     assert normalise(torch.zeros(0, 5, 7, 3, dtype=torch.uint8), SPEC).shape == (0, 3, 5, 7)
 
@@ -213,7 +213,7 @@ def test_batches_are_prepared_while_the_consumer_works(paths):
 
 def test_work_overlaps(paths, monkeypatch):
     """Three workers meet at a barrier, which fewer would never pass; a batch of one too."""
-    barrier = threading.Barrier(3, timeout=10)
+    barrier = threading.Barrier(3, timeout=5)
     real = loaders.augment
     monkeypatch.setattr(loaders, "augment", lambda *a: real(*a) if barrier.wait() >= 0 else None)
     loader = Loader(Photos(paths), SPEC, workers=3)
