@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Prediction, Skipped
 
 Report = Callable[..., None]
 
 
-def _silent(what: str, done: int, total: int | None = None) -> None:
+def _silent(what: str, done: int, total: int | None = None, aside: str = "") -> None:
     """Reports nothing."""
 
 
@@ -32,12 +32,14 @@ class Recognizer:
     >>> r.save("model/")
 
     Settings are those of `fieldmark.train.settings.Settings` (``method``, ``backbone``, ``size``, ``seed``,
-    ``engine``, ``workers``…); ``report=False`` writes no report.
+    ``engine``, ``workers``…) and, for fine-tuning, of `fieldmark.train.recipe.Recipe` (``budget="10m"``,
+    ``epochs``, ``lr``…); ``report=False`` writes no report. With a budget or epochs the mode is ``finetune``,
+    else ``instant``.
     """
 
-    def __init__(self, *, mode: str = "instant", report: bool = True, **settings: Any):
-        if mode != "instant":
-            raise UsageError(f"no mode is called {mode!r}: there is instant")
+    def __init__(self, *, mode: str | None = None, report: bool = True, **settings: Any):
+        timed = settings.get("budget") is not None or settings.get("epochs") is not None
+        settings["mode"] = mode or ("finetune" if timed else "instant")
         self._settings, self._with_report = dict(settings), report
         self._predictor: Predictor | None = None
         self._home: tempfile.TemporaryDirectory[str] | None = None

@@ -26,15 +26,13 @@ from fieldmark.run_folder import (
 )
 from fieldmark.runtime import image
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.decision import softmax
 from fieldmark.runtime.errors import FieldmarkError, ImageError
-from fieldmark.runtime.evaluation import evaluation
 from fieldmark.runtime.machine import cores
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Skipped
 from fieldmark.runtime.stream import ordered_map
 from fieldmark.train.instant import Instant
-from fieldmark.train.settings import Settings
+from fieldmark.train.recipe import Recipe, divide
 
 
 @dataclass(frozen=True)
@@ -55,13 +53,13 @@ def train(
     started: float,
 ) -> Run:
     """Train on ``source`` and write the run folder ``out``. started: ``time.time()`` when the work began."""
-    settings = Settings.of(options)
+    settings, recipe = divide(options)
     catalog = Catalog.read(source)
     _check(catalog, source)
     instant = Instant(settings, progress)
     begin(out, settings)
     try:
-        return _train(source, catalog, instant, out, report, progress, started)
+        return _train(source, catalog, instant, recipe, out, report, progress, started)
     except BaseException:
         if [path.name for path in out.iterdir()] == [NOTES]:  # nothing was made: the place is free again
             (out / NOTES).unlink()
@@ -72,6 +70,7 @@ def _train(
     source: Any,
     catalog: Catalog,
     instant: Instant,
+    recipe: Recipe | None,
     out: Path,
     report: bool,
     progress: Callable[..., None],
@@ -99,7 +98,12 @@ def _train(
         order = np.argsort(prints.content, kind="stable")
         learned, groups = learned.select(order), duplicates.groups(prints, named)[order]
         graph = pending.result()
-    trained = instant.fit(learned, groups, graph)
+    if recipe is not None:
+        from fieldmark.train.finetune import finetune
+
+        trained = finetune(instant, recipe, learned, groups, graph, out / "checkpoints", progress, started)
+    else:
+        trained = instant.fit(learned, groups, graph)
     tested = catalog.of_split("test")
     content = dict(zip(trained.paths, trained.content, strict=True))
     content |= _hashes(tested.paths, settings.workers)
@@ -108,13 +112,7 @@ def _train(
     for path in reversed(catalog.paths):  # a copy in train and in test counts as trained on
         if path in content and split_of[path] and splits.get(content[path]) not in ("train", "val"):
             splits[content[path]] = split_of[path]  # type: ignore[assignment]
-    out_of_fold = evaluation(
-        trained.paths,
-        [trained.classes[i] for i in trained.y],
-        softmax(trained.choice.logits, trained.choice.temperature),
-        trained.classes,
-        hashes=trained.content,
-    )
+    judged = trained.evaluation()
     progress("writing the model", 0, None)
     from fieldmark.train.write import write
 
@@ -124,8 +122,8 @@ def _train(
         splits=splits,
         ranks=_ranks(learned, trained.classes),
         metrics={
-            "out_of_fold": out_of_fold.to_dict(),
-            "confusions": _confusions(out_of_fold),
+            trained.judged.how.replace(" ", "_"): judged.to_dict(),
+            "confusions": _confusions(judged),
             "tried": trained.tried,
         },
     )
@@ -153,10 +151,10 @@ def _train(
 
         begun = time.time()
         try:
-            judged = judge(predictor, tested, "test", progress)
-            result = judged.evaluation
-            skipped += judged.skipped
-            warnings += judged.warnings
+            answers = judge(predictor, tested, "test", progress)
+            result = answers.evaluation
+            skipped += answers.skipped
+            warnings += answers.warnings
             if copies := result.excluded_by_reason.get(TRAINED_ON):
                 warnings.append(f"{copies} test photos are copies of photos trained on: they are not counted")
             result.save(out)
@@ -167,7 +165,7 @@ def _train(
         seconds_evaluate = round(time.time() - begun, 3)
     summary = {
         "model": str(out / "model"),
-        "mode": "instant",
+        "mode": trained.mode,
         "top1": None if result is None else result.top1,
         "n_train": len(trained.y),
         "n_test": None if result is None else result.n,
@@ -175,6 +173,9 @@ def _train(
         "seconds_evaluate": seconds_evaluate,
         "skipped": len(skipped),
     }
+    if settings.mode == "finetune":
+        names = ("epochs", "photos_per_second", "resumed_at_step")
+        summary |= {name: trained.chosen.get(name) for name in names}
     catalog.write(out / "split.csv")
     write_skipped(out / "skipped.csv", skipped)
     details = {
@@ -189,22 +190,20 @@ def _train(
             "photos": len(catalog),
             "classes": len(trained.classes),
         },
-        "chosen": {
-            "scales": list(trained.graph.scales),
-            "ridge": trained.choice.ridge,
-            "temperature": trained.choice.temperature,
-        },
+        "chosen": trained.chosen,
+        "curve": trained.curve,
         "tried": trained.tried,
         "engine": trained.engine,
         "computed": trained.computed,
         "seconds": {"looking": round(trained.seconds.get("describe", 0.0), 3)},
-        "out_of_fold": {"top1": out_of_fold.top1, "nll": out_of_fold.nll, "ece": out_of_fold.ece},
+        trained.judged.how.replace(" ", "_"): {"top1": judged.top1, "nll": judged.nll, "ece": judged.ece},
         "warnings": warnings,
     }
     if report:
         progress("writing the report", 0, None)
-        write_run_report(out, catalog, trained, result, out_of_fold, details, skipped)
+        write_run_report(out, catalog, trained, result, judged, details, skipped)
     write_notes(out, details)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return Run(summary, skipped, warnings)
 
 

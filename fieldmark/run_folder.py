@@ -23,8 +23,8 @@ from fieldmark.runtime.results import Evaluation, Skipped
 
 if TYPE_CHECKING:
     from fieldmark.runtime.catalog import Catalog
-    from fieldmark.train.instant import Trained
     from fieldmark.train.settings import Settings
+    from fieldmark.train.trained import Trained
 
 NOTES = "run.json"
 VERSIONS = ("numpy", "pillow", "openvino", "onnxruntime", "torch", "timm")
@@ -113,7 +113,7 @@ def write_run_report(
             "scales (px)": " and ".join(map(str, trained.graph.scales)),
             "engine": trained.engine,
             "seed": trained.settings.seed,
-            "temperature": round(trained.choice.temperature, 4),
+            "temperature": round(trained.head.temperature, 4),
             "model size (MB)": round((out / "model" / GRAPH).stat().st_size / 1e6, 1),
             "versions": details["versions"],
         },

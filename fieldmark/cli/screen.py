@@ -16,9 +16,12 @@ _EVERY = 10.0
 
 
 class Progress(Protocol):
-    """``progress("reading photos", done, total)``: called as often as one likes; total None is unknown."""
+    """``progress("reading photos", done, total)``: called as often as one likes; total None is unknown.
 
-    def __call__(self, what: str, done: int, total: int | None = None) -> None: ...
+    aside: said behind the bar ("31 photos/s"); where ``what`` is empty, a line of its own.
+    """
+
+    def __call__(self, what: str, done: int, total: int | None = None, aside: str = "") -> None: ...
 
 
 class Screen:
@@ -86,7 +89,7 @@ class Screen:
     def progress(self) -> Iterator[Progress]:
         """Bars on a terminal; elsewhere a plain line now and then; nothing with ``--quiet``."""
         if self.quiet:
-            yield lambda what, done, total=None: None
+            yield lambda what, done, total=None, aside="": None
         elif not sys.stderr.isatty():
             yield _plain_lines()
         else:
@@ -118,6 +121,7 @@ class Screen:
             Count(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[aside]}", markup=False),
             console=Console(stderr=True),
         ) as bars:
 
@@ -126,11 +130,14 @@ class Screen:
                     if not task.fields["counted"]:
                         bars.update(task.id, total=1, completed=1)
 
-            def report(what: str, done: int, total: int | None = None) -> None:
+            def report(what: str, done: int, total: int | None = None, aside: str = "") -> None:
+                if not what:
+                    self._error(aside)
+                    return
                 if what not in tasks:
                     end_open()  # a stage without a count ends where the next begins
-                    tasks[what] = bars.add_task(what, total=total, counted=total is not None)
-                bars.update(tasks[what], completed=done, total=total)
+                    tasks[what] = bars.add_task(what, total=total, counted=total is not None, aside="")
+                bars.update(tasks[what], completed=done, total=total, aside=aside)
 
             self._bar = bars
             try:
@@ -143,12 +150,15 @@ class Screen:
 def _plain_lines() -> Progress:
     last = {"": time.monotonic()}
 
-    def report(what: str, done: int, total: int | None = None) -> None:
+    def report(what: str, done: int, total: int | None = None, aside: str = "") -> None:
+        if not what:
+            print(f"fieldmark: {aside}", file=sys.stderr, flush=True)
+            return
         now = time.monotonic()
         ended = total is not None and done >= total
         if now - max(last.get(what, 0), last[""]) >= _EVERY or (ended and last.get(what) != math.inf):
             count = "" if total is None else f": {done} of {total}"
-            print(f"fieldmark: {what}{count}", file=sys.stderr, flush=True)
+            print(f"fieldmark: {what}{count}{aside and f' ({aside})'}", file=sys.stderr, flush=True)
             last[what] = math.inf if ended else now
             last[""] = now
 

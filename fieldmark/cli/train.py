@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fieldmark.cli import fine
 from fieldmark.cli.common import (
     Overwrite,
     Precision,
@@ -24,6 +25,7 @@ from fieldmark.cli.screen import Screen
 @verb(
     examples="""
     fieldmark train photos/ --out runs/mine
+    fieldmark train photos/ --out runs/better --budget 10m
     fieldmark train photos.csv --out runs/large --size 224 --size 320
     fieldmark train photos/ --backbone convnext_tiny --out runs/convnext
     fieldmark train photos/ --config runs/mine.yaml --seed 1 --overwrite
@@ -34,9 +36,25 @@ def train(
     source: Source,
     out: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/NAME-OF-SOURCE]")] = None,
     mode: Annotated[
-        Literal["instant"],
-        typer.Option(metavar="NAME", help="instant: a frozen backbone, a head trained in seconds."),
-    ] = "instant",
+        Literal["instant", "finetune"] | None,
+        typer.Option(
+            metavar="NAME",
+            help="instant: a frozen backbone, a head trained in seconds. finetune: the network learns, too."
+            "  [default: finetune with --budget or --epochs, else instant]",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Fine-tune within this time, from start to finished model: 90s, 10m, 1h."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Fine-tune for N passes over the photos; repeatable to the bit."
+        ),
+    ] = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="See `fieldmark methods`.  [default: the mode's own]")
     ] = None,
@@ -63,15 +81,40 @@ def train(
         typer.Option(metavar="NAME", help="rgb, grey, hsv, lab or ycbcr.  [default: rgb]"),
     ] = None,
     loss: Annotated[
-        Literal["squared_error", "cross_entropy"] | None,
+        str | None,
         typer.Option(
-            metavar="NAME", help="Of the head: squared_error or cross_entropy.  [default: squared_error]"
+            metavar="NAME",
+            help="instant: squared_error or cross_entropy, of the head. finetune: see docs/losses.md; sums such as"
+            " cross_entropy+0.1*triplet.  [default: squared_error; cross_entropy]",
         ),
     ] = None,
     label_smoothing: Annotated[
         float | None,
         typer.Option(metavar="SHARE", min=0, max=0.99, help="With cross_entropy.  [default: 0.1]"),
     ] = None,
+    imbalance: fine.Imbalance = None,
+    train_size: fine.TrainSize = None,
+    cut: fine.Cut = None,
+    batch: fine.Batch = None,
+    lr: fine.Lr = None,
+    head_lr: fine.HeadLr = None,
+    optimizer: fine.Optimizer = None,
+    weight_decay: fine.WeightDecay = None,
+    layer_decay: fine.LayerDecay = None,
+    average: fine.Average = None,
+    patience: fine.Patience = None,
+    amp: fine.Amp = None,
+    on_nan: fine.OnNan = None,
+    cache_gb: fine.CacheGb = None,
+    flip: fine.Flip = None,
+    crop_scale: fine.CropScale = None,
+    rotate: fine.Rotate = None,
+    color: fine.Color = None,
+    blur: fine.Blur = None,
+    erase: fine.Erase = None,
+    policy: fine.Policy = None,
+    mixup: fine.Mixup = None,
+    cutmix: fine.Cutmix = None,
     folds: Annotated[
         int | None, typer.Option(metavar="N", min=2, help="Folds that choose the settings.  [default: 5]")
     ] = None,
@@ -101,6 +144,31 @@ def train(
         return
     settings: dict[str, Any] = {
         "mode": mode,
+        "budget": budget,
+        "epochs": epochs,
+        "imbalance": imbalance,
+        "train_size": train_size,
+        "cut": cut,
+        "batch": batch,
+        "lr": lr,
+        "head_lr": head_lr,
+        "optimizer": optimizer,
+        "weight_decay": weight_decay,
+        "layer_decay": layer_decay,
+        "average": average,
+        "patience": patience,
+        "amp": amp,
+        "on_nan": on_nan,
+        "cache_gb": cache_gb,
+        "flip": flip,
+        "crop_scale": crop_scale,
+        "rotate": rotate,
+        "color": color,
+        "blur": blur,
+        "erase": erase,
+        "policy": policy,
+        "mixup": mixup,
+        "cutmix": cutmix,
         "method": method,
         "backbone": backbone,
         "size": size or None,
@@ -140,6 +208,10 @@ def _finished(out: Path) -> dict[str, Any] | None:
 def _tell(screen: Screen, out: Path, summary: dict[str, Any]) -> None:
     if summary["top1"] is not None:
         screen.say(f"top-1     {summary['top1']:.1%} of {summary['n_test']} test photos")
+    if summary.get("epochs"):
+        screen.say(
+            f"mode      {summary['mode']}: {summary['epochs']:.1f} epochs, {summary['photos_per_second']:.0f} photos/s"
+        )
     screen.say(f"trained   on {summary['n_train']} photos in {summary['seconds']:.1f} s")
     if summary["skipped"]:
         screen.say(f"skipped   {summary['skipped']} photos; {out / 'skipped.csv'} says why")

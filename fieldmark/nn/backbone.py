@@ -33,7 +33,8 @@ class Backbone(nn.Module):
     """A timm model without its classifier, for square images of ``size`` pixels.
 
     size: default is the trained one, or 320 px where the network takes any size and was trained at less.
-    native: side it was trained at; channels: of each stage's map; strides: input pixels per position;
+    native: side it was trained at; fixed: is that the
+    only one? channels: of each stage's map; strides: input pixels per position;
     embedding: width F.
     Raises FieldmarkError in a line for an unknown model, weights that do not fit, or a size it cannot take.
     """
@@ -48,7 +49,8 @@ class Backbone(nn.Module):
         self.model: Any = _create(source, size)
         self.config = dict(self.model.pretrained_cfg)
         self.native = _native(self.model)
-        self.size = size or (self.native if _fixed_size(self.model) else max(self.native, DEFAULT_SIZE))
+        self.fixed = _fixed_size(self.model)
+        self.size = size or (self.native if self.fixed else max(self.native, DEFAULT_SIZE))
         try:
             with torch.inference_mode():
                 probe = self.eval()(torch.zeros(1, 3, self.size, self.size))

@@ -23,7 +23,7 @@ from fieldmark.runtime.errors import FieldmarkError
 
 if TYPE_CHECKING:
     from fieldmark.runtime.bundle import Bundle
-    from fieldmark.train.instant import Trained
+    from fieldmark.train.trained import Trained
 
 #: Directions kept (k).
 DIRECTIONS = 1024
@@ -52,7 +52,8 @@ class Moments:
     @classmethod
     def gather(cls, trained: Trained) -> Moments:
         """The moments of the training photos."""
-        space, z = trained.space, trained.z
+        known = trained.known
+        space, z = known.space, known.z
         k = min(DIRECTIONS, len(space.spectrum))
         basis = space.directions(z, np.eye(len(space.spectrum), k, dtype=np.float32))
         step = np.maximum(np.abs(basis).max(0), 1e-12) / 127
@@ -60,8 +61,8 @@ class Moments:
         offset = -(space.scaling.mean @ basis.astype(np.float32)) * step
         f = _with_one(space.coordinates[:, :k] * optimism(z, space, k, trained.settings.seed))
         sums = np.zeros((len(trained.classes), f.shape[1]))
-        np.add.at(sums, trained.y, f)
-        squared = trained.squared
+        np.add.at(sums, known.y, f)
+        squared = known.squared
         return cls(f.T @ f, sums, squared.ridge, squared.temperature, basis, step, offset)
 
     @classmethod

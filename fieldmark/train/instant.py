@@ -7,7 +7,7 @@ predictions), the head and its temperature. `fieldmark.train.write` puts the res
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.results import Skipped
 from fieldmark.train import features
 from fieldmark.train.features import Described, Describer
-from fieldmark.train.head import Choice, Head, Scaling, Subspace, choose, fit_head
+from fieldmark.train.head import Choice, Scaling, Subspace, choose, fit_head
 from fieldmark.train.settings import Settings
+from fieldmark.train.trained import Judged, Known, Trained
 
 #: Photos on which a further scale is tried before it is computed for all.
 TRIAL = 400
@@ -33,37 +34,28 @@ GAIN, ERRORS = 0.15, 2.0
 #: Where so many are right at one scale, there is nothing that a second could add.
 ENOUGH = 0.99
 #: By method: the weights of a descriptor's parts that are tried.
-PARTS = {"isqrt_cov": ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0)), "plain": ((1.0,),)}
+PARTS = {"isqrt_cov": ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0))}
 
 Report = Callable[[str, int, int | None], None]
 
 
 @dataclass
-class Trained:
-    """All that instant mode found out.
+class Looked:
+    """What the frozen graph saw in all readable photos.
 
-    graph: from pixels to descriptor; z: [N, d] descriptors of the training photos, y: [N] class numbers;
-    space: their subspace; choice, head: the fit; squared: the same by ridge regression, which classes added
-    later need whatever the head's loss; content: [N] hashes; paths: [N].
+    z: [N, d] descriptors; widths: of their parts; y: [N] class numbers; fold: [N] of the out-of-fold predictions;
+    groups: [N], photos of one group stay together.
     """
 
-    settings: Settings
     graph: DescriptorGraph
     classes: list[str]
     paths: list[str]
     content: list[str]
     y: np.ndarray
+    groups: np.ndarray
+    fold: np.ndarray
     z: np.ndarray
-    space: Subspace
-    choice: Choice
-    squared: Choice
-    head: Head
-    engine: str
-    computed: int
-    seconds: dict[str, float]
-    tried: list[dict[str, Any]]
-    skipped: list[Skipped] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    widths: list[int]
 
 
 class Instant:
@@ -75,6 +67,7 @@ class Instant:
         self.warnings: list[str] = []
         self.seconds: dict[str, float] = {}
         self.tried: list[dict[str, Any]] = []
+        self.skipped: list[Skipped] = []
         self.computed = 0
 
     def graph(self, size: int | None, scales: Sequence[int]) -> DescriptorGraph:
@@ -111,15 +104,21 @@ class Instant:
 
         groups: [N] numbers; photos of one group (copies, bursts, one specimen) stay in one fold.
         """
-        s = self.settings
+        looked = self.look(catalog, groups, graph)
+        self.report("choosing", 0, None)
+        if not self.settings.scales:
+            looked = self._try_scale(looked)
+        return self.learn(looked)
+
+    def look(self, catalog: Catalog, groups: np.ndarray, graph: DescriptorGraph) -> Looked:
+        """Descriptors of all photos that can be read."""
         first = self.describe(graph, catalog.paths, "looking at photos")
-        skipped = [Skipped(catalog.paths[row], reason) for row, reason in first.errors.items()]
+        self.skipped = [Skipped(catalog.paths[row], reason) for row, reason in first.errors.items()]
         good = np.array([row not in first.errors for row in range(len(catalog))], bool)
+        z = first.descriptors
         if not good.all():
             catalog, groups = catalog.select(good), groups[good]
             z = features.select(first.descriptors, np.flatnonzero(good))
-        else:
-            z = first.descriptors
         content = [name for name, keep in zip(first.content, good, strict=True) if keep]
         labels = np.asarray(catalog.labels, object)
         classes = sorted(set(labels))
@@ -137,72 +136,75 @@ class Instant:
                 + ", ".join(map(repr, single[:5]))
                 + (" …" if len(single) > 5 else "")
             )
-        fold = _folds(y, groups, s)
+        fold = _folds(y, groups, self.settings)
+        return Looked(graph, classes, catalog.paths, content, y, groups, fold, z, list(graph.widths))
 
-        self.report("choosing", 0, None)
-        widths = list(graph.widths)
-        if not s.scales:
-            graph, z, widths = self._try_scale(catalog, graph, z, y, fold, len(classes))
-        space, choice, squared = self._select(z, widths, y, fold, len(classes), len(graph.scales))
-        head = fit_head(z, space, y, len(classes), choice)
+    def learn(self, looked: Looked) -> Trained:
+        """The head, from descriptors."""
+        y, z, n = looked.y, looked.z, len(looked.classes)
+        space, choice, squared = self.select(looked)
         return Trained(
-            settings=s,
-            graph=graph,
-            classes=classes,
-            paths=catalog.paths,
-            content=content,
+            settings=self.settings,
+            graph=looked.graph,
+            classes=looked.classes,
+            paths=looked.paths,
+            content=looked.content,
             y=y,
-            z=z,
-            space=space,
-            choice=choice,
-            squared=squared,
-            head=head,
+            known=Known(z, y, space, squared),
+            judged=Judged("out of fold", np.arange(len(y)), choice.logits, choice.temperature),
+            head=fit_head(z, space, y, n, choice),
             engine=self.engine,
             computed=self.computed,
             seconds=self.seconds,
             tried=self.tried,
-            skipped=skipped,
+            chosen={
+                "scales": list(looked.graph.scales),
+                "ridge": choice.ridge,
+                "temperature": choice.temperature,
+                "out_of_fold_top1": choice.accuracy,
+                "out_of_fold_nll": choice.nll,
+            },
+            skipped=self.skipped,
             warnings=self.warnings,
         )
 
-    def _try_scale(
-        self, catalog: Catalog, graph: DescriptorGraph, z: np.ndarray, y: np.ndarray, fold: np.ndarray, n: int
-    ) -> tuple[DescriptorGraph, np.ndarray, list[int]]:
+    def _try_scale(self, looked: Looked) -> Looked:
         """Add the backbone's own scale beside the larger one, where out-of-fold predictions ask for it."""
-        size, widths = graph.preprocess.size, list(graph.widths)
+        graph, z, y, fold, widths = looked.graph, looked.z, looked.y, looked.fold, looked.widths
+        size, n = graph.preprocess.size, len(looked.classes)
         if graph.native >= size:
-            return graph, z, widths
-        rows = _spread(y, TRIAL, self.settings.seed)
+            return looked
+        rows = spread(y, TRIAL, self.settings.seed)
         one = _loss(z[rows], widths, y[rows], fold[rows], n)
         if one.accuracy > ENOUGH:
             self._note([size], None, one, len(rows), True)
-            return graph, z, widths
+            return looked
         small = self.graph(size, [graph.native])
-        trial = self.describe(small, [catalog.paths[i] for i in rows], "trying another scale")
+        trial = self.describe(small, [looked.paths[i] for i in rows], "trying another scale")
         if trial.errors:
-            return graph, z, widths
+            return looked
         both = np.concatenate([z[rows], trial.descriptors], axis=1)
         two = _loss(both, widths * 2, y[rows], fold[rows], n)
         take = _gain(one, two) > ERRORS and one.nll - two.nll > GAIN * one.nll
         for scales, choice in (([size], one), ([size, graph.native], two)):
             self._note(scales, None, choice, len(rows), take == (len(scales) == 2))
         if not take:
-            return graph, z, widths
-        rest = self.describe(small, catalog.paths, "looking again, smaller")
+            return looked
+        rest = self.describe(small, looked.paths, "looking again, smaller")
         if rest.errors:
-            return graph, z, widths
+            return looked
         both = features.beside(z, rest.descriptors)
-        return self.graph(size, [size, graph.native]), both, widths * 2
+        return replace(looked, graph=self.graph(size, [size, graph.native]), z=both, widths=widths * 2)
 
-    def _select(
-        self, z: np.ndarray, widths: list[int], y: np.ndarray, fold: np.ndarray, n: int, scales: int
-    ) -> tuple[Subspace, Choice, Choice]:
+    def select(self, looked: Looked) -> tuple[Subspace, Choice, Choice]:
         """Which parts of the descriptor to use: judged on a spread of photos, then fitted on all."""
+        z, y, fold, widths = looked.z, looked.y, looked.fold, looked.widths
+        n, scales = len(looked.classes), len(looked.graph.scales)
         scaling = Scaling.fit(z, widths)
         candidates = PARTS.get(self.settings.method, ((1.0,) * (len(widths) // scales),))
         best = candidates[0]
         if len(candidates) > 1:
-            rows = _spread(y, JUDGES, self.settings.seed)
+            rows = spread(y, JUDGES, self.settings.seed)
             tried = [_loss(z[rows], widths, y[rows], fold[rows], n, parts * scales) for parts in candidates]
             # Few photos favour short descriptors, more so than all photos will: the first, which has all parts,
             # gives way only to what is better beyond doubt.
@@ -240,6 +242,19 @@ class Instant:
         )
 
 
+def subset(looked: Looked, rows: np.ndarray) -> Looked:
+    """Some of the photos [M]."""
+    return replace(
+        looked,
+        paths=[looked.paths[i] for i in rows],
+        content=[looked.content[i] for i in rows],
+        y=looked.y[rows],
+        groups=looked.groups[rows],
+        fold=looked.fold[rows],
+        z=features.select(looked.z, rows),
+    )
+
+
 def _gain(one: Choice, other: Choice) -> float:
     """By how many standard errors the out-of-fold loss falls from ``one`` to ``other``, photo by photo."""
     gain = one.per_photo - other.per_photo
@@ -268,8 +283,8 @@ def _folds(y: np.ndarray, groups: np.ndarray, settings: Settings) -> np.ndarray:
     return folds(y, groups, k, settings.seed)
 
 
-def _spread(y: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most ``most`` rows, spread over the classes as they are."""
+def spread(y: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most ``most`` row numbers, spread over the classes as they are."""
     if len(y) <= most:
         return np.arange(len(y))
     order = np.random.default_rng(seed).permutation(len(y))

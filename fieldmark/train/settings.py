@@ -1,4 +1,4 @@
-"""What instant mode can be told."""
+"""What training can be told, in any mode; what fine-tuning can be told beside is in `fieldmark.train.recipe`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from fieldmark.runtime.preprocess import Preprocess
 
 #: Losses of the head: ridge regression in closed form, or logistic regression with label smoothing.
 LOSSES = ("squared_error", "cross_entropy")
+MODES = ("instant", "finetune")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What instant mode can be told.
+    """What training can be told.
 
-    scales: sides in pixels (none: chosen). folds: of the out-of-fold predictions. loss, label_smoothing: of
-    the head (smoothing with cross_entropy only). The rest names the backbone and how photos are read; see
-    `Preprocess`.
+    mode: instant or finetune. scales: sides in pixels (none: chosen). folds: of the out-of-fold predictions.
+    loss, label_smoothing: of instant mode's head (smoothing with cross_entropy only). The rest names the
+    backbone and how photos are read; see `Preprocess`.
     """
 
+    mode: str = "instant"
     method: str = methods.DEFAULT_METHOD
     backbone: str = DEFAULT_BACKBONE
     scales: tuple[int, ...] = ()
@@ -55,6 +57,8 @@ class Settings:
                 raise UsageError(f"{name} is {value}: at least {least} is needed")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"label_smoothing is {self.label_smoothing}: it is a share, from 0 to below 1")
+        if self.mode not in MODES:
+            raise UsageError(f"no mode is called {self.mode!r}; there are: {', '.join(MODES)}")
         if self.loss not in LOSSES:
             raise UsageError(
                 f"no loss of instant mode is called {self.loss!r}; there are: {', '.join(LOSSES)}"

@@ -15,7 +15,7 @@ from fieldmark.runtime.engine import OnnxRuntimeEngine
 from fieldmark.train.assemble import assemble, head_tensors, save_tensors
 from fieldmark.train.card import model_card
 from fieldmark.train.classes import Moments
-from fieldmark.train.instant import Trained
+from fieldmark.train.trained import Trained
 
 #: Rendered pictures whose answers travel with the model.
 GOLDEN = 4
@@ -68,6 +68,7 @@ def _config(trained: Trained, ranks: Mapping[str, Mapping[str, str | None]]) -> 
         fieldmark=Section(
             version=fieldmark.__version__,
             method=settings.method,
+            mode=trained.mode,
             classes=trained.classes,
             scales=list(graph.scales),
             widths=list(graph.widths),
@@ -85,8 +86,7 @@ def _config(trained: Trained, ranks: Mapping[str, Mapping[str, str | None]]) -> 
                 "engine": trained.engine,
                 "precision": settings.precision,
                 "graph_parity": graph.parity,
-                "out_of_fold_top1": trained.choice.accuracy,
-                "out_of_fold_nll": trained.choice.nll,
+                **{k: v for k, v in trained.chosen.items() if k not in ("scales", "temperature")},
             },
         ),
     )

@@ -1,0 +1,128 @@
+"""Checkpoints without pickle: tensors as safetensors, the rest as JSON, each whole or not there at all.
+
+A checkpoint is a folder ``step-00000120`` with ``tensors.safetensors`` and ``state.json``. It is written beside
+its place and renamed into it, so a kill at any moment leaves the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fieldmark.runtime.errors import FieldmarkError
+
+TENSORS, STATE = "tensors.safetensors", "state.json"
+#: Checkpoints kept: should the newest be damaged, there is one before it.
+KEEP = 2
+_NAME = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """tensors: by name, on the CPU; state: whatever JSON holds; step: optimiser steps done."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint into ``folder`` and drop all but the newest. Raises OSError where there is no room."""
+    draft = folder / f".draft-{uuid.uuid4().hex[:8]}"
+    draft.mkdir(parents=True)
+    try:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        _put(draft / TENSORS, save(plain))
+        _put(draft / STATE, json.dumps(dict(state)).encode())
+        target = folder / f"step-{step:08d}"
+        if target.exists():
+            shutil.rmtree(target)
+        draft.rename(target)
+        _sync(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for old in _all(folder)[KEEP:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint in ``folder``; None where there is none."""
+    for path in _all(folder):
+        try:
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            tensors = load_file(path / TENSORS)
+        except (OSError, ValueError, SafetensorError):
+            continue
+        return Checkpoint(int(path.name.removeprefix("step-")), tensors, state)
+    return None
+
+
+def clear(folder: Path) -> None:
+    """Remove all checkpoints, and what a kill left of one."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors and JSON: its moments by ``optimizer.NUMBER.NAME``, its groups without
+    the parameters."""
+    packed = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for number, values in packed["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{number}.{name}"] = value
+            else:
+                rest.setdefault(str(number), {})[name] = value
+    return tensors, {"groups": packed["param_groups"], "rest": rest}
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    """Put back what `pack_optimizer` took. Raises FieldmarkError where it belongs to another optimiser."""
+    inner: dict[int, dict[str, Any]] = {int(n): dict(values) for n, values in state["rest"].items()}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, number, name = key.split(".", 2)
+            inner.setdefault(int(number), {})[name] = value
+    try:
+        optimizer.load_state_dict({"state": inner, "param_groups": state["groups"]})
+    except (ValueError, KeyError) as error:
+        raise FieldmarkError(f"the checkpoint belongs to another optimiser ({error})") from error
+
+
+def _all(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), reverse=True)
+
+
+def _put(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in ``folder`` last, where the system lets a folder be synchronised."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

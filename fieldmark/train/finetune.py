@@ -1,0 +1,257 @@
+"""Fine-tuning: from the instant model to the best one that the time allows.
+
+Some photos are held out. The instant model of the others is the measure: what the plan's phases end with is
+taken only where it answers the held-out photos better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from fieldmark.data.loader import Photos
+from fieldmark.data.split import folds
+from fieldmark.losses.combine import build as build_criterion
+from fieldmark.methods.descriptor import DescriptorGraph
+from fieldmark.methods.descriptor import build as build_method
+from fieldmark.runtime.catalog import Catalog
+from fieldmark.train import checkpoint, imbalance
+from fieldmark.train.best import Score
+from fieldmark.train.checkpoint import Checkpoint
+from fieldmark.train.feeds import CachedFeed, Feed, Lower
+from fieldmark.train.finish import finished
+from fieldmark.train.head import EMBEDDING, MOST_WEIGHTS, fit_head
+from fieldmark.train.instant import Instant, Looked, subset
+from fieldmark.train.loop import Loop, Outcome, Watch
+from fieldmark.train.network import Network
+from fieldmark.train.plan import Plan
+from fieldmark.train.planner import Planner
+from fieldmark.train.recipe import Recipe
+from fieldmark.train.trained import Trained
+from fieldmark.train.warm import descriptors_of_views, warm_head
+
+BARS = "▁▂▃▄▅▆▇█"
+#: One photo of so many is held out where the catalog names none.
+HELD_OUT = 10
+#: Photos a second that a finished model is taken to look at, where all of them were in the cache.
+USUAL_RATE = 50.0
+
+
+def finetune(
+    instant: Instant,
+    recipe: Recipe,
+    catalog: Catalog,
+    groups: np.ndarray,
+    graph: DescriptorGraph,
+    folder: Path,
+    progress: Callable[..., None],
+    started: float,
+) -> Trained:
+    """Fine-tune on ``catalog`` (its train and val photos). graph: of one scale; folder: for what a killed run
+    goes on from; started: ``time.time()`` when the process began."""
+    looked = instant.look(catalog, groups, graph)
+    splits = dict(zip(catalog.paths, catalog.splits, strict=True))
+    held = hold_out(looked, np.array([splits[path] == "val" for path in looked.paths]))
+    run = Finetune(instant, recipe, folder, Watch(started), progress)
+    return run.fit(looked, held)
+
+
+def hold_out(looked: Looked, val: np.ndarray) -> np.ndarray:
+    """Which photos judge, [N] bool: the catalog's own (``val``, [N] bool) if they show every class, else a tenth
+    of all. Every class keeps a photo to learn from."""
+    classes = len(looked.classes)
+    whole = len(np.unique(looked.y[val])) == classes
+    held = val.copy() if whole else folds(looked.y, looked.groups, HELD_OUT) == 0
+    lacking = np.bincount(looked.y[~held], minlength=classes) == 0
+    held[lacking[looked.y]] = False
+    return held
+
+
+class Finetune:
+    """One fine-tuning run. folder: of its plan, checkpoints and kept maps; progress: as `Instant` has it."""
+
+    def __init__(
+        self,
+        instant: Instant,
+        recipe: Recipe,
+        folder: Path,
+        watch: Watch,
+        progress: Callable[..., None],
+    ):
+        self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
+        self.settings, self.report = instant.settings, progress
+        self.curve: list[float] = []
+        gpu = torch.cuda.is_available()
+        self.accelerator = Accelerator(cpu=not gpu, mixed_precision=_precision(recipe.amp))
+        rate = instant.computed / instant.seconds["describe"] if instant.computed > 100 else USUAL_RATE
+        self.planner = Planner(recipe, self.settings.seed, watch, rate, gpu, self.settings.workers)
+        #: The step of the checkpoint that it went on from.
+        self.resumed_at: int | None = None
+
+    def fit(self, looked: Looked, held: np.ndarray) -> Trained:
+        """held: [N] bool, the photos that are kept out of the weights."""
+        part = subset(looked, np.flatnonzero(~held))
+        space, choice, _ = self.instant.select(part)
+        ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
+        y_held = looked.y[held]
+        measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
+        network, uneven = self._network(looked, part.y)
+        size = looked.graph.preprocess.min_side
+        photos = [
+            Photos([looked.paths[i] for i in rows], [looked.content[i] for i in rows], min_side=size)
+            for rows in (np.flatnonzero(~held), np.flatnonzero(held))
+        ]
+        number, saved = self._newest()
+        if saved is None:
+            plan = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler)
+            if plan is None:
+                return self._instant(looked, measure, "the budget is too small for fine-tuning")
+            if self.accelerator.is_main_process:
+                plan.write(self.folder)
+            self._warm_up(network, plan, part, photos[0])
+        else:
+            plan = Plan.read(self.folder)
+            self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
+        if self.recipe.budget is not None:
+            self.watch.deadline = self.planner.deadline(len(part.y), len(y_held))
+        for line in (plan.why, *plan.describe(), uneven.why):
+            self.tell("note", line)
+        curve: list[dict[str, Any]] = []
+        outcomes: list[Outcome] = []
+        for phase in range(number, len(plan.phases)):
+            feed = self._feed(network, plan, phase, looked, *photos)
+            folder = self.folder / f"phase-{phase + 1}"
+            loop = Loop(
+                network, feed, part.y, y_held, plan, phase, self.watch, folder, self.tell, self.accelerator
+            )
+            outcomes.append(loop.run(saved))
+            saved = None
+            feed.close()
+            network.close()
+            curve = outcomes[-1].best.rows
+            if outcomes[-1].stopped in ("interrupted", "the budget is spent"):
+                break
+        reached = outcomes[-1].best.score
+        assert reached is not None
+        if not reached.beats(measure):
+            why = f"fine-tuning was no better on held-out photos ({reached.accuracy:.1%})"
+            trained = self._instant(looked, measure, why)
+        else:
+            trained = finished(network.finish(), looked, held, self.settings, self.folder, self.report)
+            trained.computed, trained.skipped = self.instant.computed, self.instant.skipped
+            trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
+            trained.warnings += self.instant.warnings
+        seen, seconds = (
+            sum(values) for values in zip(*((o.photos, o.seconds) for o in outcomes), strict=True)
+        )
+        trained.curve = curve
+        trained.chosen |= {
+            "held_out": len(y_held),
+            "held_out_top1": reached.accuracy,
+            "held_out_top1_instant": measure.accuracy,
+            "held_out_nll": reached.nll,
+            "held_out_nll_instant": measure.nll,
+            "epochs": round(seen / len(part.y), 3),
+            "photos_per_second": round(seen / max(seconds, 1e-9), 2),
+            "stopped": outcomes[-1].stopped,
+            "resumed_at_step": self.resumed_at,
+            "plan": plan.model_dump(mode="json"),
+            "imbalance": uneven.why,
+        }
+        return trained
+
+    def tell(self, kind: str, *values: Any) -> None:
+        """What the loop says, on the screen."""
+        if kind == "note":
+            self.report("", 0, None, values[0])
+        elif kind == "curve":
+            self.curve.append(values[0]["held_out_accuracy"])
+        else:
+            done, total, speed = values
+            bars = "".join(BARS[int(7.99 * max(0.0, a - 0.5) * 2)] for a in self.curve[-16:])
+            self.report(
+                "training", done, total, f"{speed:.0f} photos/s, held-out {self.curve[-1]:.1%} {bars}"
+            )
+
+    def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
+        """A head to start with, from the descriptors of instant mode and of some augmented views."""
+        z = [part.z]
+        if plan.warm_views:
+            graph, what = (
+                self.instant.graph(plan.phases[0].size, [plan.phases[0].size]),
+                "warming up the head",
+            )
+            z += descriptors_of_views(
+                graph,
+                photos,
+                plan.augment,
+                plan.warm_views,
+                seed=plan.seed,
+                workers=self.settings.workers,
+                progress=lambda done, total: self.report(what, done, total),
+            )
+        warm_head(network.method.head, z, part.y, network.criterion, plan.seed)
+
+    def _network(self, looked: Looked, y: np.ndarray) -> tuple[Network, imbalance.Imbalance]:
+        """The network, whole, and how it answers to uneven classes."""
+        graph, classes, recipe = looked.graph, len(looked.classes), self.recipe
+        counts = np.bincount(y, minlength=classes)
+        uneven = imbalance.named(recipe.imbalance, counts)
+        weight, prior = uneven.weight(counts), uneven.log_prior(counts)
+        method = build_method(graph.source, graph.method, graph.preprocess.size, graph.scales)
+        width = sum(graph.widths)
+        room = MOST_WEIGHTS // (width + classes)
+        method.add_head(classes, EMBEDDING, room if width * classes > MOST_WEIGHTS else None)
+        criterion = build_criterion(
+            recipe.loss,
+            classes=classes,
+            embedding=EMBEDDING,
+            weight=None if weight is None else torch.from_numpy(weight),
+            label_smoothing=recipe.label_smoothing,
+            log_prior=None if prior is None else torch.from_numpy(prior),
+        )
+        return Network(method, criterion), uneven
+
+    def _feed(
+        self, network: Network, plan: Plan, number: int, looked: Looked, train: Photos, held: Photos
+    ) -> Feed:
+        phase, preprocess, workers = plan.phases[number], looked.graph.preprocess, self.settings.workers
+        common: Any = {"size": phase.size, "seed": plan.seed, "workers": workers}
+        if phase.cut:
+            below = network.open(phase.cut)
+            common["lower"] = lower = Lower(below, phase.size, workers)
+            same = phase.size == preprocess.size
+            common["lower_held"] = lower if same else Lower(below, preprocess.size, workers)
+        if not phase.views:
+            return Feed(train, held, preprocess, plan.augment, **common)
+        file = self.folder / f"maps-{number + 1}.f16"
+        feed = CachedFeed(train, held, preprocess, plan.augment, views=phase.views, file=file, **common)
+        feed.build(lambda done, total: self.report("making maps", done, total))
+        return feed
+
+    def _newest(self) -> tuple[int, Checkpoint | None]:
+        """The phase that a killed run was in, and its newest checkpoint."""
+        for folder in sorted(self.folder.glob("phase-*"), reverse=True):
+            if (saved := checkpoint.newest(folder)) is not None:
+                return int(saved.state["phase"]), saved
+        return 0, None
+
+    def _instant(self, looked: Looked, measure: Score, why: str) -> Trained:
+        """The instant model of all photos."""
+        trained = self.instant.learn(looked)
+        trained.warnings.append(
+            f"{why}: this is the instant model ({measure.accuracy:.1%} of held-out photos)"
+        )
+        return trained
+
+
+def _precision(asked: str) -> str:
+    """Half precision pays on GPUs; on CPUs it was slower than single precision wherever we measured."""
+    if asked != "auto":
+        return asked
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"

@@ -1,0 +1,343 @@
+"""The training loop: one phase of fine-tuning, from any checkpoint to its last step.
+
+All chance comes from (seed, step) and (seed, photo, epoch), so a run that was killed and resumed takes the same
+steps as one that was not. Time decides only where a budget was given: then the number of steps that are left is
+estimated anew at every checkpoint, and the rates reach zero with the last of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+
+from fieldmark.data.augment import mix
+from fieldmark.data.sampler import epoch_order, shard
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train import checkpoint, optimizer
+from fieldmark.train.averages import Average, copied, instead, learned, put
+from fieldmark.train.best import Best, Score
+from fieldmark.train.feeds import Feed
+from fieldmark.train.network import Network
+from fieldmark.train.plan import Plan
+
+#: A new estimate of the steps that are left is taken where it differs by this share.
+DIFFERENT = 0.03
+#: Losses are noted as their mean over about this many steps.
+SMOOTH = 20
+
+
+class Watch:
+    """The time that was used: seconds since the run began, those before a kill included.
+
+    started: ``time.time()`` when this process began; before: seconds used by earlier ones; deadline: seconds at
+    which the last step must be done (none: no budget).
+    """
+
+    def __init__(self, started: float, before: float = 0.0, deadline: float | None = None):
+        self.started, self.before, self.deadline = started, before, deadline
+
+    @property
+    def spent(self) -> float:
+        return time.time() - self.started + self.before
+
+    @property
+    def left(self) -> float:
+        return math.inf if self.deadline is None else self.deadline - self.spent
+
+
+class Outcome(NamedTuple):
+    """What a phase ended with. photos: seen in all its steps; seconds: spent in them; stopped: why it ended."""
+
+    best: Best
+    photos: int
+    seconds: float
+    stopped: str
+
+
+class Loop:
+    """One phase of a plan.
+
+    network: opened at the phase's cut; labels: [N] of the photos of ``feed.train``; held: [M] of ``feed.held``;
+    folder: of the checkpoints; tell: progress ("step", done, total, photos a second) and notes ("note", text).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        feed: Feed,
+        labels: np.ndarray,
+        held: np.ndarray,
+        plan: Plan,
+        number: int,
+        watch: Watch,
+        folder: Path,
+        tell: Callable[..., None],
+        accelerator: Accelerator,
+    ):
+        self.network, self.feed, self.plan, self.number = network, feed, plan, number
+        self.phase, self.watch, self.folder, self.tell = plan.phases[number], watch, folder, tell
+        self.labels, self.accelerator = labels, accelerator
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        device = accelerator.device
+        self.module = network.module.to(device)
+        self.module.train()
+        network.freeze_statistics()
+        groups = optimizer.groups(
+            self.module,
+            network.depth(),
+            lr=self.phase.lr,
+            head_lr=self.phase.head_lr,
+            layer_decay=plan.layer_decay,
+            weight_decay=plan.weight_decay,
+        )
+        self.optimizer = optimizer.make(plan.optimizer, groups, plan.momentum)
+        self.shared = accelerator.prepare_model(self.module)
+        self.average = Average(self.module, plan.average)
+        self.targets, self.held = (torch.from_numpy(y).to(device) for y in (labels, held))
+        self.batch = min(self.phase.batch, len(labels) // self.world * self.world)
+        self.micro = self.batch // self.world
+        self.epoch_steps = len(labels) // self.batch
+        self.total, self.step, self.progress = self.phase.steps, 0, 0.0
+        self.best = Best()
+        self.seconds = 0.0
+        self.running: dict[str, float] = {}
+
+    # -- the run
+
+    def run(self, resumed: checkpoint.Checkpoint | None = None) -> Outcome:
+        """Train to the end of the phase, and leave the best weights in the network."""
+        if resumed is not None:
+            self._restore(resumed)
+        else:
+            self._judge()
+            self._save()
+        self.first, self.began, self.seconds_before = self.step, self.watch.spent, self.seconds
+        stopped = self._stop()
+        try:
+            if not stopped:
+                for rows, images in self._batches():
+                    begun = time.perf_counter()
+                    self._train(rows, images)
+                    self.seconds += time.perf_counter() - begun
+                    if stopped := self._between():
+                        break
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        if self.step and self.best.rows[-1]["step"] != self.step:
+            self._judge()
+        if (mixture := self.best.mixture()) is not None:
+            with instead(self.module, mixture):
+                self.best.consider(mixture, self._score())
+        put(self.module, self.best.state)
+        return Outcome(self.best, self.step * self.batch, self.seconds, stopped)
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Row numbers [B] and pictures (or maps) [B, ...] of this process, for every step from now on."""
+        feed = self.feed.batches(self._orders())
+        try:
+            yield from ((rows, images) for (rows, _), images in zip(self._orders(), feed, strict=False))
+        finally:
+            feed.close()  # type: ignore[attr-defined]
+
+    def _orders(self) -> Iterator[tuple[np.ndarray, int]]:
+        step, epoch, own = self.step, -1, np.empty((0, 0), np.int64)
+        while True:
+            if step // self.epoch_steps != epoch:
+                epoch = step // self.epoch_steps
+                order = epoch_order(self.labels, epoch, self.plan.seed, self.plan.sampler)
+                own = shard(order, self.rank, self.world, self.batch)
+            yield own[step % self.epoch_steps], epoch
+            step += 1
+
+    def _train(self, rows: np.ndarray, images: Tensor) -> None:
+        """One optimiser step."""
+        torch.manual_seed((self.plan.seed * 1_000_003 + self.step) * 64 + self.rank)
+        optimizer.set_rate(self.optimizer, self.progress)
+        images = images.to(self.accelerator.device, non_blocking=True)
+        targets = self.targets[torch.from_numpy(rows).to(self.accelerator.device)]
+        if self.plan.augment.mixes and self.feed.lower is None:
+            classes = int(self.network.classes)
+            images, targets = mix(images, targets, classes, self.plan.augment, self.plan.seed, self.step)
+        losses = self._backward(images, targets, rows)
+        if losses is not None:
+            if self.plan.clip:
+                self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
+            self.optimizer.step()
+            keep = min(1 - 1 / SMOOTH, self.step / (self.step + 1))
+            for name, value in losses.items():
+                self.running[name] = keep * self.running.get(name, value) + (1 - keep) * value
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update(self.step)
+        self.step += 1
+        self.progress += (1 - self.progress) / max(1, self.total - self.step + 1)
+
+    def _backward(self, images: Tensor, targets: Tensor, rows: np.ndarray) -> dict[str, float] | None:
+        """Losses and gradients of a batch, gathered in parts where it does not fit into memory as a whole."""
+        while True:
+            try:
+                sums: dict[str, float] = {}
+                for at in range(0, len(images), self.micro):
+                    part = slice(at, at + self.micro)
+                    share = len(images[part]) / len(images)
+                    with self.accelerator.autocast():
+                        losses = self.shared(images[part], targets[part])
+                    for name, value in losses.items():
+                        sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
+                    self.accelerator.backward(losses["loss"] * share)
+                if math.isfinite(sums["loss"]):
+                    return sums
+                self._not_finite(rows)
+                return None
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                self._halve(error)
+            except RuntimeError as error:
+                if "memory" not in str(error):
+                    raise
+                self._halve(error)
+
+    def _halve(self, error: BaseException) -> None:
+        if self.micro < 2:
+            raise FieldmarkError(
+                "not enough memory for one photo at a time: give a smaller --size"
+            ) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        self.micro //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.tell("note", f"out of memory: gradients are now gathered {self.micro} photos at a time")
+
+    def _not_finite(self, rows: np.ndarray) -> None:
+        names = [self.feed.train.photos.paths[row] for row in rows[:3]]
+        what = f"the loss is not a number at step {self.step + 1} (photos {', '.join(names)} …)"
+        if self.plan.on_nan == "fail":
+            raise FieldmarkError(f"{what}: give a smaller --lr, or --on-nan skip")
+        self.tell("note", f"{what}: this step is skipped")
+
+    # -- between steps
+
+    def _between(self) -> str:
+        """Judge, save, and estimate what is left, where it is time to; a word where it is time to end."""
+        self.tell("step", self.step, self.total, self.speed)
+        if self.step % self.phase.judge_every == 0 and self.step < self.total:
+            self._judge()
+        if self.step % self.phase.save_every == 0:
+            self._estimate()
+            self._save()
+        return self._stop()
+
+    def _stop(self) -> str:
+        if self.step >= self.total:
+            return "done"
+        if self.plan.patience and self.best.stale >= self.plan.patience:
+            return "no better for a while"
+        if self.watch.deadline is not None and self._agreed(self.watch.left <= 0):
+            return "the budget is spent"
+        return ""
+
+    def _estimate(self) -> None:
+        """How many steps fit into what is left of the budget."""
+        if self.watch.deadline is None or self.step == self.first:
+            return
+        a_step = (self.watch.spent - self.began) / (self.step - self.first)
+        left = max(1, int(self._agreed(self.watch.left) / a_step))
+        if abs(left - (self.total - self.step)) > DIFFERENT * (self.total - self.step):
+            self.total = int(self._agreed(self.step + left))
+
+    def _agreed(self, value: Any) -> Any:
+        """What the first process says: clocks differ."""
+        if self.world == 1:
+            return value
+        said = [value]
+        broadcast_object_list(said)
+        return said[0]
+
+    @property
+    def speed(self) -> float:
+        """Photos a second, of all processes, since this one began."""
+        passed = self.watch.spent - self.began
+        return (self.step - self.first) * self.batch / max(passed, 1e-9)
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """Of the held-out photos: [M, C], on the CPU."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            out = []
+            for images in self.feed.held_out(self.rank, self.world):
+                with self.accelerator.autocast():
+                    out.append(self.module.logits(images.to(self.accelerator.device)).float().cpu())
+        finally:
+            self.module.train(training)
+            self.network.freeze_statistics()
+        return torch.cat(gather_object(out)) if out else torch.cat(gather_object([]))
+
+    def _score(self) -> Score:
+        return Score.of(self.logits(), self.held.cpu())
+
+    def _judge(self) -> None:
+        """The average's answers to the held-out photos: a row of the curve, and perhaps the new best."""
+        with instead(self.module, self.average.state):
+            score = self._score()
+        self.best.consider(self.average.state, score)
+        if self.step:
+            self.best.remember(self.average.state)
+        self.best.rows.append(
+            {
+                "phase": self.number,
+                "step": self.step,
+                "epoch": round(self.step / self.epoch_steps, 3),
+                "seconds": round(self.watch.spent, 2),
+                "lr": self.optimizer.param_groups[0]["lr"] if self.step else 0.0,
+                "held_out_accuracy": score.accuracy,
+                "held_out_loss": score.nll,
+                **{f"train_{name}": value for name, value in self.running.items()},
+            }
+        )
+        self.tell("curve", self.best.rows[-1])
+
+    # -- checkpoints
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        packed, groups = checkpoint.pack_optimizer(self.optimizer)
+        kept, best = self.best.pack()
+        tensors = {f"now.{name}": value for name, value in learned(self.module).items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state.items()}
+        state = {
+            "phase": self.number,
+            "total": self.total,
+            "progress": self.progress,
+            "micro": self.micro,
+            "seconds": self.seconds,
+            "spent": self.watch.spent,
+            "running": self.running,
+            "optimizer": groups,
+            "best": best,
+        }
+        checkpoint.write(self.folder, self.step, {**tensors, **packed, **kept}, state)
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        state = saved.state
+        device = self.accelerator.device
+        tensors = {name: value.to(device) for name, value in saved.tensors.items()}
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        put(self.module, part("now."))
+        self.average.state = copied(part("average."))
+        checkpoint.unpack_optimizer(self.optimizer, tensors, state["optimizer"])
+        self.best = Best.unpack(tensors, state["best"])
+        self.step, self.total, self.progress = saved.step, state["total"], state["progress"]
+        self.micro, self.seconds, self.running = state["micro"], state["seconds"], dict(state["running"])

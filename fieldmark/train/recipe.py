@@ -1,0 +1,124 @@
+"""How fine-tuning is to be done: everything that a user may set, with the defaults that we measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fieldmark import losses
+from fieldmark.data.augment.settings import Augment
+from fieldmark.runtime.errors import UsageError
+from fieldmark.train.settings import Settings
+
+#: What fine-tuning may take where neither a budget nor epochs are given.
+BUDGET = "10m"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
+#: Flags whose value goes into `Augment`, by their name there.
+AUGMENT = {
+    "crop_scale": "scale",
+    "flip": "flip",
+    "rotate": "rotate",
+    "color": "color",
+    "blur": "blur",
+    "erase": "erase",
+    "policy": "policy",
+    "mixup": "mixup",
+    "cutmix": "cutmix",
+}
+
+
+class Recipe(BaseModel):
+    """Settings of a fine-tuning run.
+
+    budget: seconds from the start of the process to the finished model (none: ``epochs`` decide). epochs: passes
+    over the photos. batch: photos a step.
+    train_size: side of the views in pixels (none: 0.7 of the size that is answered at, as FixRes has it).
+    lr, head_lr: peak rates of the network and of the head. loss: see `fieldmark.losses`. imbalance: see
+    `fieldmark.train.imbalance`. cut: the module behind which the network learns ("none": all of it learns;
+    none: planned). cache_gb: room for maps on the disk.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    budget: float | None = Field(None, gt=0)
+    epochs: int | None = Field(None, ge=1)
+    batch: int | None = Field(None, ge=2)
+    lr: float = Field(3e-4, gt=0)
+    head_lr: float = Field(3e-3, gt=0)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    average: float = Field(0.99, ge=0, lt=1)
+    clip: float = Field(1.0, ge=0)
+    patience: int = Field(0, ge=0)
+    loss: str = losses.DEFAULT_LOSS
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    imbalance: str = "auto"
+    augment: Augment = Augment()
+    train_size: int | None = Field(None, ge=16, le=4096)
+    cut: str | None = None
+    cache_gb: float = Field(4.0, ge=0)
+    amp: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    on_nan: Literal["fail", "skip"] = "fail"
+
+    @field_validator("loss")
+    @classmethod
+    def _known(cls, loss: str) -> str:
+        losses.parse(loss)
+        return loss
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:
+        return seconds(value) if isinstance(value, str) else value
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Recipe:
+        """From options as the command line names them. Raises UsageError for a value that cannot be."""
+        given = {name: value for name, value in options.items() if value is not None}
+        views = {inner: given.pop(flag) for flag, inner in AUGMENT.items() if flag in given}
+        if "scale" in views and isinstance(views["scale"], (int, float)):
+            views["scale"] = (views["scale"], 1.0)
+        try:
+            return cls(**given, **({"augment": Augment(**views)} if views else {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][-1]) if first["loc"] else "setting"
+            raise UsageError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from None
+
+
+#: Names of options that only fine-tuning knows, and those that it reads in its own way.
+NAMES = (set(Recipe.model_fields) | set(AUGMENT)) - {"augment", "loss", "label_smoothing"}
+SHARED = {"loss", "label_smoothing"}
+
+
+def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
+    """Options as the command line names them: what concerns all modes, and fine-tuning (None: instant mode).
+
+    Raises UsageError for a setting there is not, a value that cannot be, and for options of fine-tuning without
+    it.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    own = {name: value for name, value in given.items() if name in NAMES}
+    if given.get("mode", "instant") == "instant":
+        if own:
+            name = next(iter(own)).replace("_", "-")
+            raise UsageError(f"--{name} belongs to fine-tuning: give a --budget or --epochs, too")
+        return Settings.of(given), None
+    own |= {name: given[name] for name in SHARED & given.keys()}
+    rest = {name: value for name, value in given.items() if name not in NAMES | SHARED}
+    if not own.keys() & {"budget", "epochs"}:
+        own["budget"] = BUDGET
+    return Settings.of(rest), Recipe.of(own)
+
+
+def seconds(text: str) -> float:
+    """ "90s", "10m", "1.5h" or plain seconds. Raises UsageError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    if not found or float(found[1]) <= 0:
+        raise UsageError(f"{text!r} is no time: write 90s, 10m or 1.5h")
+    return float(found[1]) * _UNITS[found[2]]

@@ -1,0 +1,82 @@
+"""What training ends with, whatever the mode: all that the model folder and the report are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fieldmark.methods.descriptor import DescriptorGraph
+from fieldmark.runtime.decision import softmax
+from fieldmark.runtime.evaluation import evaluation
+from fieldmark.runtime.results import Evaluation, Skipped
+from fieldmark.train.head import Choice, Head, Subspace
+from fieldmark.train.settings import Settings
+
+
+@dataclass
+class Known:
+    """Photos from whose descriptors classes can be added later.
+
+    z: [n, d] descriptors, y: [n] class numbers; space: their subspace; squared: the fit by ridge regression,
+    which added classes need whatever the head's own loss.
+    """
+
+    z: np.ndarray
+    y: np.ndarray
+    space: Subspace
+    squared: Choice
+
+
+@dataclass
+class Judged:
+    """Answers to photos by weights that had not seen them: ``how`` is "out of fold" or "held out".
+
+    rows: [n] of the learned photos; logits: [n, C]; temperature: fitted on them.
+    """
+
+    how: str
+    rows: np.ndarray
+    logits: np.ndarray
+    temperature: float
+
+
+@dataclass
+class Trained:
+    """A recogniser, before it is written.
+
+    graph: from pixels to descriptor; paths, content (hashes), y: [N] of the photos that it was made from;
+    seconds: by what they were spent on; tried: what was compared on the way; chosen: settings that were found;
+    curve: a row an evaluation.
+    """
+
+    settings: Settings
+    graph: DescriptorGraph
+    classes: list[str]
+    paths: list[str]
+    content: list[str]
+    y: np.ndarray
+    known: Known
+    judged: Judged
+    head: Head
+    engine: str
+    mode: str = "instant"
+    computed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def evaluation(self) -> Evaluation:
+        """How good it is, by its own photos."""
+        rows = self.judged.rows.tolist()
+        return evaluation(
+            [self.paths[i] for i in rows],
+            [self.classes[self.y[i]] for i in rows],
+            softmax(self.judged.logits, self.judged.temperature),
+            self.classes,
+            hashes=[self.content[i] for i in rows],
+        )

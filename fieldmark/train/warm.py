@@ -1,0 +1,80 @@
+"""A soft head to start fine-tuning from: logistic regression on descriptors of photos and of views of them.
+
+The ridge head of instant mode tells its own photos apart by tiny differences: networks that start from it are
+torn by its large weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from fieldmark.data.augment import Augment
+from fieldmark.data.loader import Loader, Photos
+from fieldmark.methods.descriptor import OUTPUT, DescriptorGraph
+from fieldmark.runtime.engine import compile_graph
+from fieldmark.runtime.machine import cores
+from fieldmark.runtime.stream import ordered_map
+
+EPOCHS, BATCH, LR, WEIGHT_DECAY = 12, 64, 1e-2, 0.01
+#: Views are drawn as if for these epochs, which training does not reach.
+FIRST_EPOCH = 1_000_000
+
+
+def descriptors_of_views(
+    graph: DescriptorGraph,
+    photos: Photos,
+    settings: Augment,
+    views: int,
+    *,
+    seed: int,
+    workers: int | None,
+    progress: Callable[[int, int], None],
+) -> np.ndarray:
+    """Descriptors of ``views`` augmented views of every photo: [views, N, d] float16."""
+    engine = compile_graph(graph.path, outputs=[OUTPUT], workers=workers or cores())
+    loader = Loader(photos, graph.preprocess, settings, seed=seed, workers=0)
+    n = len(photos)
+    out = np.empty((views, n, sum(graph.widths)), np.float16)
+
+    def one(number: int) -> np.ndarray:
+        view, row = divmod(number, n)
+        (image,) = loader.batches([(np.array([row]), FIRST_EPOCH + view)])
+        return engine.run(image.contiguous().numpy(), [OUTPUT])[0][0]
+
+    for number, z in enumerate(ordered_map(one, range(views * n), workers or cores())):
+        out[divmod(number, n)] = z
+        if number % 64 == 63 or number + 1 == views * n:
+            progress(number + 1, views * n)
+    return out
+
+
+def warm_head(
+    head: nn.Module, z: list[np.ndarray], labels: np.ndarray, criterion: nn.Module, seed: int
+) -> None:
+    """Train ``head`` [d -> C], in place; its last layer starts from zero.
+
+    z: descriptors [N, d] of the same photos, one array a view; labels: [N]; criterion: of the logits.
+    """
+    torch.manual_seed(seed)
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+    optimizer = torch.optim.AdamW(head.parameters(), LR, weight_decay=WEIGHT_DECAY, fused=True)
+    batch = min(BATCH, len(labels))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * (len(labels) // batch))
+    targets, chance = torch.from_numpy(labels), np.random.default_rng(seed)
+    for _ in range(EPOCHS):
+        order = chance.permutation(len(labels))
+        view = chance.integers(0, len(z), len(labels))
+        for at in range(0, len(order) - batch + 1, batch):
+            rows = order[at : at + batch]
+            x = torch.from_numpy(np.stack([z[view[i]][i] for i in rows]).astype(np.float32))
+            loss = criterion(head(x), targets[rows])["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
