@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from fieldmark.nn.pooling import l2_normalise
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 
-#: The least side of a photo, and the largest side of a map that is read as it is: a larger one is averaged
-#: first, so that the head does not grow with the photo.
+#: The least side of a photo; the largest side of a map that the head reads without averaging it first.
 LEAST, MOST_READ = 8, 8
 #: Slope of leaky ReLU for negative values.
 SLOPE = 0.01
