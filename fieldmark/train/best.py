@@ -34,6 +34,11 @@ class Score(NamedTuple):
     def beats(self, other: Score) -> bool:
         return (self.accuracy, -self.nll) > (other.accuracy, -other.nll)
 
+    def error(self, photos: int) -> float:
+        """Standard error of the accuracy, from so many photos; at least that of one mistake."""
+        p = min(self.accuracy, 1 - 1 / photos)
+        return float(np.sqrt(p * (1 - p) / photos))
+
 
 @dataclass
 class Best:
@@ -63,6 +68,15 @@ class Best:
     def mixture(self) -> State | None:
         """The soup of the last snapshots, if there are several."""
         return soup(self.recent) if len(self.recent) > 1 else None
+
+    def settle(self, last: Mapping[str, Tensor], score: Score, photos: int) -> None:
+        """End with the last weights, unless earlier ones were better beyond one standard error.
+
+        The best of many looks at a few held-out photos is mostly the luckiest.
+        """
+        assert self.score is not None
+        if score.accuracy >= self.score.accuracy - self.score.error(photos):
+            self.score, self.state = score, copied(last)
 
     # -- checkpoints
 

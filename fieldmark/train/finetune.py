@@ -1,12 +1,13 @@
 """Fine-tuning: from the instant model to the best one that the time allows.
 
 Some photos are held out. The instant model of the others is the measure: what the plan's phases end with is
-taken only where it answers the held-out photos better.
+taken unless it answers fewer of the held-out photos.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fieldmark.losses.combine import build as build_criterion
 from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.methods.descriptor import build as build_method
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.train import checkpoint, imbalance
+from fieldmark.train import checkpoint, imbalance, loggers
 from fieldmark.train.best import Score
 from fieldmark.train.checkpoint import Checkpoint
 from fieldmark.train.feeds import CachedFeed, Feed, Lower
@@ -57,8 +58,9 @@ def finetune(
     looked = instant.look(catalog, groups, graph)
     splits = dict(zip(catalog.paths, catalog.splits, strict=True))
     held = hold_out(looked, np.array([splits[path] == "val" for path in looked.paths]))
-    run = Finetune(instant, recipe, folder, Watch(started), progress)
-    return run.fit(looked, held)
+    told = recipe.model_dump(mode="json", exclude_defaults=True) | asdict(instant.settings)
+    with loggers.opened(recipe.log, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
+        return Finetune(instant, recipe, folder, Watch(started), progress, logger).fit(looked, held)
 
 
 def hold_out(looked: Looked, val: np.ndarray) -> np.ndarray:
@@ -82,10 +84,10 @@ class Finetune:
         folder: Path,
         watch: Watch,
         progress: Callable[..., None],
+        logger: loggers.Logger = loggers.NOTHING,
     ):
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
-        self.settings, self.report = instant.settings, progress
-        self.curve: list[float] = []
+        self.settings, self.report, self.logger = instant.settings, progress, logger
         gpu = torch.cuda.is_available()
         self.accelerator = Accelerator(cpu=not gpu, mixed_precision=_precision(recipe.amp))
         rate = instant.computed / instant.seconds["describe"] if instant.computed > 100 else USUAL_RATE
@@ -126,10 +128,10 @@ class Finetune:
         for phase in range(number, len(plan.phases)):
             feed = self._feed(network, plan, phase, looked, *photos)
             folder = self.folder / f"phase-{phase + 1}"
-            loop = Loop(
+            self.loop = Loop(
                 network, feed, part.y, y_held, plan, phase, self.watch, folder, self.tell, self.accelerator
             )
-            outcomes.append(loop.run(saved))
+            outcomes.append(self.loop.run(saved))
             saved = None
             feed.close()
             network.close()
@@ -138,8 +140,8 @@ class Finetune:
                 break
         reached = outcomes[-1].best.score
         assert reached is not None
-        if not reached.beats(measure):
-            why = f"fine-tuning was no better on held-out photos ({reached.accuracy:.1%})"
+        if reached.accuracy < measure.accuracy:
+            why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%})"
             trained = self._instant(looked, measure, why)
         else:
             trained = finished(network.finish(), looked, held, self.settings, self.folder, self.report)
@@ -166,17 +168,23 @@ class Finetune:
         return trained
 
     def tell(self, kind: str, *values: Any) -> None:
-        """What the loop says, on the screen."""
+        """What the loop says, on the screen and to the loggers (of one process)."""
         if kind == "note":
             self.report("", 0, None, values[0])
-        elif kind == "curve":
-            self.curve.append(values[0]["held_out_accuracy"])
-        else:
-            done, total, speed = values
-            bars = "".join(BARS[int(7.99 * max(0.0, a - 0.5) * 2)] for a in self.curve[-16:])
-            self.report(
-                "training", done, total, f"{speed:.0f} photos/s, held-out {self.curve[-1]:.1%} {bars}"
-            )
+            return
+        loop = self.loop
+        before = sum(phase.steps for phase in loop.plan.phases[: loop.number])
+        if kind == "curve":
+            if self.accelerator.is_main_process:
+                self.logger.evaluation({**values[0], "step": before + values[0]["step"]})
+            return
+        done, total, speed = values
+        if self.accelerator.is_main_process:
+            rate = loop.optimizer.param_groups[0]["lr"]
+            self.logger.step(before + done, {**loop.running, "lr": rate, "photos_per_second": speed})
+        accuracy = [row["held_out_accuracy"] for row in loop.best.rows]
+        bars = "".join(BARS[int(7.99 * max(0.0, a - 0.5) * 2)] for a in accuracy[-16:])
+        self.report("training", done, total, f"{speed:.0f} photos/s, held-out {accuracy[-1]:.1%} {bars}")
 
     def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
         """A head to start with, from the descriptors of instant mode and of some augmented views."""

@@ -136,7 +136,7 @@ class Loop:
             self._judge()
         if (mixture := self.best.mixture()) is not None:
             with instead(self.module, mixture):
-                self.best.consider(mixture, self._score())
+                self.best.settle(mixture, self._score(), len(self.held))
         put(self.module, self.best.state)
         return Outcome(self.best, self.step * self.batch, self.seconds, stopped)
 
