@@ -48,6 +48,14 @@ Patience = Annotated[
 Amp = Annotated[str | None, _flag("NAME", "auto, no, bf16 or fp16.", "auto: bf16 on GPUs")]
 OnNan = Annotated[str | None, _flag("WHAT", "A loss that is not a number: fail or skip.", "fail")]
 CacheGb = Annotated[float | None, _flag("GB", "Room for maps on the disk while training.", "4")]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Tell it what happens while it trains: tensorboard or mlflow; repeat it for both.",
+        rich_help_panel="Fine-tuning",
+    ),
+]
 CropScale = Annotated[
     float | None, _flag("SHARE", "Smallest share of a photo's area that a view shows.", "0.4")
 ]

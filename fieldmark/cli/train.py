@@ -106,6 +106,7 @@ def train(
     amp: fine.Amp = None,
     on_nan: fine.OnNan = None,
     cache_gb: fine.CacheGb = None,
+    log: fine.Log = None,
     flip: fine.Flip = None,
     crop_scale: fine.CropScale = None,
     rotate: fine.Rotate = None,
@@ -116,7 +117,13 @@ def train(
     mixup: fine.Mixup = None,
     cutmix: fine.Cutmix = None,
     folds: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="Folds that choose the settings.  [default: 5]")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="instant: folds that choose the settings. finetune: train N models more, each without a fold that"
+            " judges it, for the mean and the spread.  [default: 5; none]",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the split and the training.")] = 0,
     engine: Annotated[
@@ -160,6 +167,7 @@ def train(
         "amp": amp,
         "on_nan": on_nan,
         "cache_gb": cache_gb,
+        "log": log or None,
         "flip": flip,
         "crop_scale": crop_scale,
         "rotate": rotate,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fieldmark import losses
 from fieldmark.data.augment.settings import Augment
 from fieldmark.runtime.errors import UsageError
+from fieldmark.train import loggers
 from fieldmark.train.settings import Settings
 
 #: What fine-tuning may take where neither a budget nor epochs are given.
@@ -38,7 +39,8 @@ class Recipe(BaseModel):
     train_size: side of the views in pixels (none: 0.7 of the size that is answered at, as FixRes has it).
     lr, head_lr: peak rates of the network and of the head. loss: see `fieldmark.losses`. imbalance: see
     `fieldmark.train.imbalance`. cut: the module behind which the network learns ("none": all of it learns;
-    none: planned). cache_gb: room for maps on the disk.
+    none: planned). cache_gb: room for maps on the disk. folds: so many models more are trained, each without one
+    fold of the photos, on which it is judged (none: no cross-validation). log: see `fieldmark.train.loggers`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,12 +66,21 @@ class Recipe(BaseModel):
     cache_gb: float = Field(4.0, ge=0)
     amp: Literal["auto", "no", "bf16", "fp16"] = "auto"
     on_nan: Literal["fail", "skip"] = "fail"
+    folds: int | None = Field(None, ge=2)
+    log: tuple[str, ...] = ()
 
     @field_validator("loss")
     @classmethod
     def _known(cls, loss: str) -> str:
         losses.parse(loss)
         return loss
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _loggers(cls, names: Any) -> Any:
+        names = (names,) if isinstance(names, str) else names
+        loggers.check(names)
+        return names
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -91,9 +102,9 @@ class Recipe(BaseModel):
             raise UsageError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from None
 
 
-#: Names of options that only fine-tuning knows, and those that it reads in its own way.
-NAMES = (set(Recipe.model_fields) | set(AUGMENT)) - {"augment", "loss", "label_smoothing"}
-SHARED = {"loss", "label_smoothing"}
+#: Names of options that only fine-tuning knows, those that it reads in its own way, and those for all modes.
+NAMES = (set(Recipe.model_fields) | set(AUGMENT)) - {"augment", "loss", "label_smoothing", "folds"}
+SHARED, COMMON = {"loss", "label_smoothing"}, {"folds"}
 
 
 def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
@@ -109,7 +120,7 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
             name = next(iter(own)).replace("_", "-")
             raise UsageError(f"--{name} belongs to fine-tuning: give a --budget or --epochs, too")
         return Settings.of(given), None
-    own |= {name: given[name] for name in SHARED & given.keys()}
+    own |= {name: given[name] for name in (SHARED | COMMON) & given.keys()}
     rest = {name: value for name, value in given.items() if name not in NAMES | SHARED}
     if not own.keys() & {"budget", "epochs"}:
         own["budget"] = BUDGET
