@@ -11,13 +11,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 #: Largest relative difference that taking a network apart may make.
 TOLERANCE = 1e-3
 
 
 class Call(NamedTuple):
-    """One module's turn in a forward pass: when it began and ended, and which tensors went in and out."""
+    """One module's turn in a forward pass: when it began and ended, and which tensors went in and out.
+
+    alone: what went in came from another module, and nothing else computes with it.
+    """
 
     name: str
     module: nn.Module
@@ -25,12 +30,21 @@ class Call(NamedTuple):
     ended: int
     input: Tensor
     output: Tensor
+    alone: bool = False
 
 
 def watch(model: nn.Module, run: Callable[[], Any]) -> list[Call]:
     """The calls of all inner modules with one tensor in and one out, while ``run`` runs, in order of their start."""
     calls: list[Call] = []
     clock, open_calls, hooks = 0, [], []
+    uses: dict[int, list[int]] = {}  # of outputs, which ``calls`` keep alive: no number is given twice
+
+    class Uses(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            for tensor in tree_leaves((args, kwargs)):
+                if id(tensor) in uses:
+                    uses[id(tensor)].append(clock)
+            return func(*args, **(kwargs or {}))
 
     def before(_: nn.Module, __: Any) -> None:
         nonlocal clock
@@ -44,6 +58,7 @@ def watch(model: nn.Module, run: Callable[[], Any]) -> list[Call]:
             clock += 1
             if len(arguments) == 1 and isinstance(arguments[0], Tensor) and isinstance(output, Tensor):
                 calls.append(Call(name, module, begun, ended, arguments[0], output))
+                uses.setdefault(id(output), [])
 
         return note
 
@@ -54,12 +69,17 @@ def watch(model: nn.Module, run: Callable[[], Any]) -> list[Call]:
                     module.register_forward_pre_hook(before),
                     module.register_forward_hook(after(name)),
                 ]
-        with torch.no_grad():
+        with torch.no_grad(), Uses():
             run()
     finally:
         for hook in hooks:
             hook.remove()
-    return sorted(calls, key=lambda call: call.begun)
+
+    def alone(call: Call) -> bool:
+        times = uses.get(id(call.input))
+        return times is not None and all(call.begun < time <= call.ended for time in times)
+
+    return [call._replace(alone=alone(call)) for call in sorted(calls, key=lambda call: call.begun)]
 
 
 def chain(model: nn.Module, images: Tensor, run: Callable[[Tensor], Any]) -> list[Call]:
@@ -107,11 +127,12 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 class Fold(NamedTuple):
-    """A convolution that has taken in the batch norm behind it."""
+    """A convolution that has taken in the batch norm behind it. bias: had it one before?"""
 
     convolution: str
     norm: str
     original: nn.Module
+    bias: bool
 
 
 def fold(model: nn.Module, run: Callable[[], Any]) -> list[Fold]:
@@ -129,12 +150,15 @@ def fold(model: nn.Module, run: Callable[[], Any]) -> list[Fold]:
     folded = []
     for call in calls:
         norm, before = call.module, convolutions.get(id(call.input))
-        if not isinstance(norm, nn.BatchNorm2d) or before is None or norm.running_mean is None:
+        if not isinstance(norm, nn.BatchNorm2d) or before is None or not call.alone:
+            continue
+        if norm.running_mean is None or norm.weight is None:
             continue
         convolution = before.module
         assert isinstance(convolution, nn.Conv2d)
         if times[id(norm)] > 1 or times[id(convolution)] > 1:
             continue
+        biased = convolution.bias is not None
         weight, bias = fuse_conv_bn_weights(
             convolution.weight,
             convolution.bias,
@@ -146,19 +170,19 @@ def fold(model: nn.Module, run: Callable[[], Any]) -> list[Fold]:
         )
         convolution.weight, convolution.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
         replace(model, call.name, getattr(norm, "act", None) or nn.Identity())  # timm's norms act, too
-        folded.append(Fold(before.name, call.name, norm))
+        folded.append(Fold(before.name, call.name, norm, biased))
     return folded
 
 
 @torch.no_grad()
 def unfold(model: nn.Module, folded: list[Fold]) -> None:
     """Put the batch norms back, in place: the same function, in the network's own parts."""
-    for convolution_name, norm_name, norm in folded:
+    for convolution_name, norm_name, norm, biased in folded:
         convolution = model.get_submodule(convolution_name)
         assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None and norm.running_var is not None and convolution.bias is not None
         # The convolution keeps its weights and the norm is made to change nothing but the offset.
         norm.weight.copy_((norm.running_var + norm.eps).sqrt())
         norm.bias.copy_(convolution.bias + norm.running_mean)
-        convolution.bias = None
+        convolution.bias = nn.Parameter(torch.zeros_like(convolution.bias)) if biased else None
         replace(model, norm_name, norm)
