@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ from fieldmark.runtime.preprocess import Preprocess
 #: Photos whose maps are made at once.
 CHUNK = 32
 OUTPUT = "maps"
+#: Chunks between two notes of how much is done.
+NOTED = 64
 
 Steps = Iterable[tuple[np.ndarray, int]]
 
@@ -109,41 +113,52 @@ class Feed:
 class CachedFeed(Feed):
     """A `Feed` whose maps are made once, for a number of views of each photo, and kept in a file.
 
-    The file holds half-precision maps, view after view; beside it stands how many are done, so that a killed
-    run goes on where it was. View v of a photo is that of epoch v; epoch e sees view e modulo their number.
+    The file holds half-precision maps, view after view; beside it each process notes how much of its share is
+    done, so that a killed run goes on where it was. View v of a photo is that of epoch v; epoch e sees view e
+    modulo their number.
     """
 
-    def __init__(self, *arguments: object, views: int, file: Path, **more: object):
-        super().__init__(*arguments, **more)  # type: ignore[arg-type]
+    def __init__(self, *arguments: Any, views: int, file: Path, **more: Any):
+        super().__init__(*arguments, **more)
         assert self.lower is not None
         self.views, self.file = views, file
-        self._note = file.with_suffix(".json")
         self.count = len(self.train.photos)
         self.shape = (views * self.count, *self.lower.shape)
         self._maps: np.memmap | None = None
 
-    def build(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Make the maps that are not there yet. progress: told (done, total)."""
+    def build(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make the maps that are not there yet. progress: told (done, total) photos; wait: for all processes."""
         assert self.lower is not None
-        total, done = self.shape[0], self._done()
-        maps = self._open(fresh=done == 0)
-        rows = np.arange(self.count)
+        if rank == 0:
+            self._create()
+        wait()
+        maps = self._maps = np.memmap(self.file, np.float16, "r+", shape=self.shape)
         steps = [
-            (rows[at : at + CHUNK], view) for view in range(self.views) for at in range(0, self.count, CHUNK)
-        ]
-        starts = [view * self.count + int(chosen[0]) for chosen, view in steps]
-        left = [number for number, start in enumerate(starts) if start >= done]
-        noted = done
-        for number, images in zip(left, self.train.batches([steps[n] for n in left]), strict=True):
-            start = starts[number]
-            maps[start : start + len(images)] = self.lower(images)
-            done = start + len(images)
-            if done - noted > 2048 or done == total:
+            (np.arange(at, min(at + CHUNK, self.count)), view)
+            for view in range(self.views)
+            for at in range(0, self.count, CHUNK)
+        ][rank::world]
+        note = self.file.with_suffix(f".{rank}-{world}.json")
+        done = _noted(note)
+        for images in self.train.batches(steps[done:]):
+            rows, view = steps[done]
+            start = view * self.count + int(rows[0])
+            maps[start : start + len(rows)] = self.lower(images)
+            done += 1
+            if done % NOTED == 0 or done == len(steps):
                 maps.flush()
-                self._write(done)
-                noted = done
+                with atomic_write(note) as temporary:
+                    temporary.write_text(json.dumps(done), encoding="utf-8")
             if progress:
-                progress(done, total)
+                progress(min(done * CHUNK * world, self.shape[0]), self.shape[0])
+        wait()
 
     def batches(self, steps: Steps) -> Iterator[Tensor]:
         assert self._maps is not None, "build first"
@@ -151,31 +166,38 @@ class CachedFeed(Feed):
             places = (epoch % self.views) * self.count + np.asarray(rows)
             yield _tensor(self._maps[places].astype(np.float32))
 
-    def _open(self, fresh: bool) -> np.memmap:
+    def _create(self) -> None:
+        """An empty file of the right length, unless it is there; without it, notes of what is done are void."""
+        size = int(np.prod(self.shape)) * 2
+        if self.file.is_file() and self.file.stat().st_size == size:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        for note in self.file.parent.glob(f"{self.file.stem}.*.json"):
+            note.unlink()
         try:
-            self._maps = np.memmap(self.file, np.float16, "w+" if fresh else "r+", shape=self.shape)
+            with self.file.open("wb") as file:
+                if reserve := getattr(
+                    os, "posix_fallocate", None
+                ):  # a full disk would kill the process later
+                    reserve(file.fileno(), 0, size)
+                file.truncate(size)
         except OSError as error:
+            self.file.unlink(missing_ok=True)
             raise FieldmarkError(
-                f"cannot keep {np.prod(self.shape) * 2 / 1e9:.1f} GB of maps at {self.file} "
-                f"({error.strerror or error}): free some room, or give less --cache-gb"
+                f"cannot keep {size / 1e9:.1f} GB of maps at {self.file} ({error.strerror or error}): "
+                "free some room, or give less --cache-gb"
             ) from error
-        return self._maps
-
-    def _done(self) -> int:
-        try:
-            note = json.loads(self._note.read_text(encoding="utf-8"))
-            whole = self.file.stat().st_size == int(np.prod(self.shape)) * 2
-            return int(note["done"]) if whole and note["shape"] == list(self.shape) else 0
-        except (OSError, ValueError, KeyError):
-            return 0
-
-    def _write(self, done: int) -> None:
-        with atomic_write(self._note) as temporary:
-            temporary.write_text(json.dumps({"shape": list(self.shape), "done": done}), encoding="utf-8")
 
     def close(self) -> None:
         super().close()
         self._maps = None
+
+
+def _noted(note: Path) -> int:
+    try:
+        return int(json.loads(note.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return 0
 
 
 def _tensor(maps: np.ndarray) -> Tensor:

@@ -30,7 +30,7 @@ from fieldmark.train.head import EMBEDDING, MOST_WEIGHTS, fit_head
 from fieldmark.train.instant import Instant, Looked, subset
 from fieldmark.train.loop import Loop, Outcome, Watch
 from fieldmark.train.network import Network
-from fieldmark.train.plan import Plan
+from fieldmark.train.plan import PLAN, Plan
 from fieldmark.train.planner import Planner
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained
@@ -55,12 +55,21 @@ def finetune(
 ) -> Trained:
     """Fine-tune on ``catalog`` (its train and val photos). graph: of one scale; folder: for what a killed run
     goes on from; started: ``time.time()`` when the process began."""
-    looked = instant.look(catalog, groups, graph)
+    from fieldmark.train.cross_validation import cross_validate, first_share
+
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=_precision(recipe.amp))
+    with accelerator.main_process_first():  # the others find what it saw in the cache
+        looked = instant.look(catalog, groups, graph)
     splits = dict(zip(catalog.paths, catalog.splits, strict=True))
     held = hold_out(looked, np.array([splits[path] == "val" for path in looked.paths]))
     told = recipe.model_dump(mode="json", exclude_defaults=True) | asdict(instant.settings)
     with loggers.opened(recipe.log, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
-        return Finetune(instant, recipe, folder, Watch(started), progress, logger).fit(looked, held)
+        watch = Watch(started)
+        run = Finetune(instant, first_share(recipe, watch.spent), folder, watch, progress, logger)
+        trained = run.fit(looked, held)
+    if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
+        cross_validate(run, recipe, looked, trained)
+    return trained
 
 
 def hold_out(looked: Looked, val: np.ndarray) -> np.ndarray:
@@ -84,14 +93,22 @@ class Finetune:
         folder: Path,
         watch: Watch,
         progress: Callable[..., None],
+        accelerator: Accelerator,
         logger: loggers.Logger = loggers.NOTHING,
     ):
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
         self.settings, self.report, self.logger = instant.settings, progress, logger
-        gpu = torch.cuda.is_available()
-        self.accelerator = Accelerator(cpu=not gpu, mixed_precision=_precision(recipe.amp))
+        self.accelerator = accelerator
         rate = instant.computed / instant.seconds["describe"] if instant.computed > 100 else USUAL_RATE
-        self.planner = Planner(recipe, self.settings.seed, watch, rate, gpu, self.settings.workers)
+        self.planner = Planner(
+            recipe,
+            self.settings.seed,
+            watch,
+            rate,
+            gpu=accelerator.device.type != "cpu",
+            workers=self.settings.workers,
+            world=accelerator.num_processes,
+        )
         #: The step of the checkpoint that it went on from.
         self.resumed_at: int | None = None
 
@@ -108,16 +125,18 @@ class Finetune:
             Photos([looked.paths[i] for i in rows], [looked.content[i] for i in rows], min_side=size)
             for rows in (np.flatnonzero(~held), np.flatnonzero(held))
         ]
+        if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
+            made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler)
+            if made is not None:
+                made.write(self.folder)
+        self.accelerator.wait_for_everyone()
+        if not (self.folder / PLAN).exists():
+            return self._instant(looked, measure, "the budget is too small for fine-tuning")
+        plan = Plan.read(self.folder)
         number, saved = self._newest()
         if saved is None:
-            plan = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler)
-            if plan is None:
-                return self._instant(looked, measure, "the budget is too small for fine-tuning")
-            if self.accelerator.is_main_process:
-                plan.write(self.folder)
             self._warm_up(network, plan, part, photos[0])
         else:
-            plan = Plan.read(self.folder)
             self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
         if self.recipe.budget is not None:
             self.watch.deadline = self.planner.deadline(len(part.y), len(y_held))
@@ -239,7 +258,12 @@ class Finetune:
             return Feed(train, held, preprocess, plan.augment, **common)
         file = self.folder / f"maps-{number + 1}.f16"
         feed = CachedFeed(train, held, preprocess, plan.augment, views=phase.views, file=file, **common)
-        feed.build(lambda done, total: self.report("making maps", done, total))
+        feed.build(
+            lambda done, total: self.report("making maps", done, total),
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            wait=self.accelerator.wait_for_everyone,
+        )
         return feed
 
     def _newest(self) -> tuple[int, Checkpoint | None]:

@@ -56,11 +56,21 @@ class Speed:
 
 
 class Planner:
-    """rate: photos a second that the finished model will look at; gpu: is there one?"""
+    """rate: photos a second that the finished model will look at; gpu: is there one? world: processes."""
 
-    def __init__(self, recipe: Recipe, seed: int, watch: Watch, rate: float, gpu: bool, workers: int | None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        watch: Watch,
+        rate: float,
+        *,
+        gpu: bool,
+        workers: int | None,
+        world: int = 1,
+    ):
         self.recipe, self.seed, self.watch, self.rate = recipe, seed, watch, rate
-        self.gpu, self.workers = gpu, workers
+        self.gpu, self.workers, self.world = gpu, workers, world
         self.size, self.entries = 0, 0
 
     def plan(self, network: Network, photos: int, held: int, sampler: Sampler) -> Plan | None:
@@ -162,7 +172,8 @@ class Planner:
         return good[-1] if good else ""
 
     def _batch(self, photos: int) -> int:
-        return min(self.recipe.batch or (BATCH_GPU if self.gpu else BATCH), photos)
+        batch = min(self.recipe.batch or (BATCH_GPU if self.gpu else BATCH), photos)
+        return max(1, batch // self.world) * self.world
 
     def _measure(self, network: Network, cut: str) -> Speed:
         """How quickly this machine trains behind this cut, in about four seconds."""
@@ -179,7 +190,7 @@ class Planner:
             lower.close()
         step = _rate(network, x)
         network.close()
-        return Speed(rate, step)
+        return Speed(rate * self.world, step * self.world)
 
     def _phase(
         self, network: Network, photos: int, cut: str, views: int, epochs: float, step_seconds: float | None
