@@ -22,7 +22,7 @@ from fieldmark.train import features
 from fieldmark.train.features import Described, Describer
 from fieldmark.train.head import Choice, Scaling, Subspace, choose, fit_head
 from fieldmark.train.settings import Settings
-from fieldmark.train.trained import Judged, Known, Trained
+from fieldmark.train.trained import Judged, Known, Trained, by_fold
 
 #: Photos on which a further scale is tried before it is computed for all.
 TRIAL = 400
@@ -166,6 +166,7 @@ class Instant:
             },
             skipped=self.skipped,
             warnings=self.warnings,
+            cross_validation=by_fold(looked.fold, choice.logits.argmax(1) == y),
         )
 
     def _try_scale(self, looked: Looked) -> Looked:

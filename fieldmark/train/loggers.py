@@ -45,15 +45,23 @@ def check(names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def opened(
-    names: Sequence[str], out: Path, settings: Mapping[str, Any], note: Callable[[str], None]
+    names: Sequence[str],
+    out: Path,
+    settings: Mapping[str, Any],
+    note: Callable[[str], None],
+    part: str = "",
 ) -> Iterator[Logger]:
     """The loggers of these names as one, closed at the end.
 
-    out: the run folder; settings: of the run, told once; note: takes a line for the user.
+    out: the run folder; settings: of the run, told once; note: takes a line for the user; part: of the run ("fold-1"),
+    which is logged apart.
     """
     made: dict[str, Logger] = {}
     for name in names:
-        made[name] = TensorBoard(out / "tensorboard") if name == "tensorboard" else MLflow(out, settings)
+        if name == "tensorboard":
+            made[name] = TensorBoard(out / "tensorboard" / part)
+        else:
+            made[name] = MLflow(f"{out.name} {part}".strip(), out / "checkpoints" / part, settings)
     logger = Several(made, note)
     try:
         yield logger
@@ -124,18 +132,18 @@ class TensorBoard:
 class MLflow:
     """A run of MLflow, on the server or in the store that MLFLOW_TRACKING_URI names (else MLflow's own choice).
 
-    Its id is kept beside the checkpoints, so a run that is resumed goes on in it. Raises FieldmarkError where the
-    store cannot be reached.
+    Its id is kept in ``folder``, beside the checkpoints, so a run that is resumed goes on in it. Raises
+    FieldmarkError where the store cannot be reached.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any]):
+    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]):
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # by itself it tries for minutes
         from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
 
         self._waiting: list[Any] = []
         self._metric, self._sent = Metric, time.monotonic()
-        kept = out / "checkpoints" / "mlflow.json"
+        kept = folder / "mlflow.json"
         try:
             self._client = MlflowClient()
             known = json.loads(kept.read_text(encoding="utf-8"))["run"] if kept.is_file() else None
@@ -143,10 +151,10 @@ class MLflow:
                 self.run = str(known)
                 self._client.update_run(self.run, status="RUNNING")
                 return
-            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "fieldmark")
-            found = self._client.get_experiment_by_name(name)
-            number = found.experiment_id if found else self._client.create_experiment(name)
-            self.run = str(self._client.create_run(number, run_name=out.name).info.run_id)
+            group = os.environ.get("MLFLOW_EXPERIMENT_NAME", "fieldmark")
+            found = self._client.get_experiment_by_name(group)
+            number = found.experiment_id if found else self._client.create_experiment(group)
+            self.run = str(self._client.create_run(number, run_name=name).info.run_id)
             told = [Param(key, str(value)[:500]) for key, value in settings.items() if value is not None]
             self._client.log_batch(self.run, params=told[:100])
         except Exception as error:
@@ -154,7 +162,7 @@ class MLflow:
                 f"MLflow cannot be used ({_line(error)}): name a server in MLFLOW_TRACKING_URI, or pip install"
                 " mlflow to keep runs in a file"
             ) from error
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(kept) as file:
             file.write_text(json.dumps({"run": self.run}), encoding="utf-8")
 

@@ -48,7 +48,8 @@ class Trained:
 
     graph: from pixels to descriptor; paths, content (hashes), y: [N] of the photos that it was made from;
     seconds: by what they were spent on; tried: what was compared on the way; chosen: settings that were found;
-    curve: a row an evaluation.
+    curve: a row an evaluation; cross_validation: of `by_fold`, out_of_fold: answers to all photos by models that did
+    not see them, where such models were trained.
     """
 
     settings: Settings
@@ -67,6 +68,8 @@ class Trained:
     tried: list[dict[str, Any]] = field(default_factory=list)
     chosen: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
+    cross_validation: dict[str, Any] | None = None
+    out_of_fold: Evaluation | None = None
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -80,3 +83,17 @@ class Trained:
             self.classes,
             hashes=[self.content[i] for i in rows],
         )
+
+
+def by_fold(fold: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
+    """Accuracy fold by fold, its mean and its spread (standard deviation; None for a single fold).
+
+    fold: [N] numbers from 0; correct: [N] bool.
+    """
+    folds = [
+        {"fold": int(k) + 1, "n": int((fold == k).sum()), "top1": float(correct[fold == k].mean())}
+        for k in np.unique(fold)
+    ]
+    top1 = [one["top1"] for one in folds]
+    spread = float(np.std(top1, ddof=1)) if len(top1) > 1 else None
+    return {"folds": folds, "mean": float(np.mean(top1)), "spread": spread}
