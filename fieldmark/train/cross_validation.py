@@ -117,8 +117,9 @@ class Fold:
         watch = Watch(run.watch.started)
         watch.before = -watch.spent  # the clock of this training starts now
         out, settings = run.folder.parent, asdict(run.settings) | {"fold": self.number + 1}
-        with loggers.opened(recipe.log, out, settings, self.note, self.folder.name) as logger:
-            model = Finetune(instant, recipe, self.folder, watch, self.report, logger)
+        names = recipe.log if run.accelerator.is_main_process else ()
+        with loggers.opened(names, out, settings, self.note, self.folder.name) as logger:
+            model = Finetune(instant, recipe, self.folder, watch, self.report, run.accelerator, logger)
             trained = model.fit(part, hold_out(part, np.zeros(len(others), bool)))
         if trained.chosen.get("stopped") == "interrupted":
             return None
@@ -129,7 +130,7 @@ class Fold:
             "epochs": trained.chosen.get("epochs"),
             "seconds": round(watch.spent, 2),
         }
-        if model.accelerator.is_main_process:
+        if run.accelerator.is_main_process:
             self._keep(answers, told)
         return answers, told
 

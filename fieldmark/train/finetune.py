@@ -63,9 +63,11 @@ def finetune(
     splits = dict(zip(catalog.paths, catalog.splits, strict=True))
     held = hold_out(looked, np.array([splits[path] == "val" for path in looked.paths]))
     told = recipe.model_dump(mode="json", exclude_defaults=True) | asdict(instant.settings)
-    with loggers.opened(recipe.log, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
+    names = recipe.log if accelerator.is_main_process else ()
+    with loggers.opened(names, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
         watch = Watch(started)
-        run = Finetune(instant, first_share(recipe, watch.spent), folder, watch, progress, logger)
+        share = first_share(recipe, watch.spent)
+        run = Finetune(instant, share, folder, watch, progress, accelerator, logger)
         trained = run.fit(looked, held)
     if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
         cross_validate(run, recipe, looked, trained)
@@ -194,13 +196,11 @@ class Finetune:
         loop = self.loop
         before = sum(phase.steps for phase in loop.plan.phases[: loop.number])
         if kind == "curve":
-            if self.accelerator.is_main_process:
-                self.logger.evaluation({**values[0], "step": before + values[0]["step"]})
+            self.logger.evaluation({**values[0], "step": before + values[0]["step"]})
             return
         done, total, speed = values
-        if self.accelerator.is_main_process:
-            rate = loop.optimizer.param_groups[0]["lr"]
-            self.logger.step(before + done, {**loop.running, "lr": rate, "photos_per_second": speed})
+        rate = loop.optimizer.param_groups[0]["lr"]
+        self.logger.step(before + done, {**loop.running, "lr": rate, "photos_per_second": speed})
         accuracy = [row["held_out_accuracy"] for row in loop.best.rows]
         bars = "".join(BARS[int(7.99 * max(0.0, a - 0.5) * 2)] for a in accuracy[-16:])
         self.report("training", done, total, f"{speed:.0f} photos/s, held-out {accuracy[-1]:.1%} {bars}")
@@ -242,7 +242,7 @@ class Finetune:
             label_smoothing=recipe.label_smoothing,
             log_prior=None if prior is None else torch.from_numpy(prior),
         )
-        return Network(method, criterion), uneven
+        return Network(method, criterion, recipe.depthwise), uneven
 
     def _feed(
         self, network: Network, plan: Plan, number: int, looked: Looked, train: Photos, held: Photos
