@@ -164,8 +164,8 @@ class Loop:
         optimizer.set_rate(self.optimizer, self.progress)
         images = images.to(self.accelerator.device, non_blocking=True)
         targets = self.targets[torch.from_numpy(rows).to(self.accelerator.device)]
-        if self.plan.augment.mixes and self.feed.lower is None:
-            classes = int(self.network.classes)
+        if self.plan.augment.mixes:  # behind a cut maps are mixed (Verma et al., Manifold Mixup, ICML 2019)
+            classes = self.network.classes
             images, targets = mix(images, targets, classes, self.plan.augment, self.plan.seed, self.step)
         losses = self._backward(images, targets, rows)
         if losses is not None:

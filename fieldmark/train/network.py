@@ -22,11 +22,12 @@ class Network:
     """A method with a head that is made ready for training, and for answering afterwards.
 
     Batch norms keep the statistics that they came with: batches of a few photos of look-alikes would only blur
-    them. What they do is folded into the convolutions while the network learns. links: where it can be cut;
-    module: what is trained.
+    them. What they do is folded into the convolutions while the network learns. depthwise: do depthwise kernels
+    learn? They are few, and on CPUs their gradient is the dearest of all. links: where it can be cut; module:
+    what is trained.
     """
 
-    def __init__(self, method: Method, criterion: Criterion):
+    def __init__(self, method: Method, criterion: Criterion, depthwise: bool = True):
         self.method, self.criterion = method.eval(), criterion
         self.head = last_layer(method)
         self.classes, self.size = self.head.out_features, method.backbone.size
@@ -36,6 +37,9 @@ class Network:
         self._folds: list[Fold] = fold(model, lambda: method.backbone(example))
         method.requires_grad_(True)
         method.projection.requires_grad_(criterion.needs_embedding)
+        for module in method.backbone.modules():
+            if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
+                module.weight.requires_grad_(depthwise)
         for module in method.modules():
             if isinstance(module, FixedReduction):
                 free(module)

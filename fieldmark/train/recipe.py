@@ -63,6 +63,7 @@ class Recipe(BaseModel):
     augment: Augment = Augment()
     train_size: int | None = Field(None, ge=16, le=4096)
     cut: str | None = None
+    depthwise: bool = True
     cache_gb: float = Field(4.0, ge=0)
     amp: Literal["auto", "no", "bf16", "fp16"] = "auto"
     on_nan: Literal["fail", "skip"] = "fail"
