@@ -144,21 +144,7 @@ class Finetune:
             self.watch.deadline = self.planner.deadline(len(part.y), len(y_held))
         for line in (plan.why, *plan.describe(), uneven.why):
             self.tell("note", line)
-        curve: list[dict[str, Any]] = []
-        outcomes: list[Outcome] = []
-        for phase in range(number, len(plan.phases)):
-            feed = self._feed(network, plan, phase, looked, *photos)
-            folder = self.folder / f"phase-{phase + 1}"
-            self.loop = Loop(
-                network, feed, part.y, y_held, plan, phase, self.watch, folder, self.tell, self.accelerator
-            )
-            outcomes.append(self.loop.run(saved))
-            saved = None
-            feed.close()
-            network.close()
-            curve = outcomes[-1].best.rows
-            if outcomes[-1].stopped in ("interrupted", "the budget is spent"):
-                break
+        outcomes = self._phases(network, plan, number, saved, looked, photos, part.y, y_held)
         reached = outcomes[-1].best.score
         assert reached is not None
         if reached.accuracy < measure.accuracy:
@@ -169,10 +155,8 @@ class Finetune:
             trained.computed, trained.skipped = self.instant.computed, self.instant.skipped
             trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
             trained.warnings += self.instant.warnings
-        seen, seconds = (
-            sum(values) for values in zip(*((o.photos, o.seconds) for o in outcomes), strict=True)
-        )
-        trained.curve = curve
+        seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
+        trained.curve = outcomes[-1].best.rows
         trained.chosen |= {
             "held_out": len(y_held),
             "held_out_top1": reached.accuracy,
@@ -187,6 +171,33 @@ class Finetune:
             "imbalance": uneven.why,
         }
         return trained
+
+    def _phases(
+        self,
+        network: Network,
+        plan: Plan,
+        number: int,
+        saved: Checkpoint | None,
+        looked: Looked,
+        photos: list[Photos],
+        y: np.ndarray,
+        y_held: np.ndarray,
+    ) -> list[Outcome]:
+        """Train phase after phase, from ``number`` on, where ``saved`` says how far it came."""
+        outcomes: list[Outcome] = []
+        for phase in range(number, len(plan.phases)):
+            feed = self._feed(network, plan, phase, looked, *photos)
+            folder = self.folder / f"phase-{phase + 1}"
+            self.loop = Loop(
+                network, feed, y, y_held, plan, phase, self.watch, folder, self.tell, self.accelerator
+            )
+            outcomes.append(self.loop.run(saved))
+            saved = None
+            feed.close()
+            network.close()
+            if outcomes[-1].stopped in ("interrupted", "the budget is spent"):
+                break
+        return outcomes
 
     def tell(self, kind: str, *values: Any) -> None:
         """What the loop says, on the screen and to the loggers (of one process)."""
