@@ -21,6 +21,7 @@ from fieldmark.losses.combine import build as build_criterion
 from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.methods.descriptor import build as build_method
 from fieldmark.runtime.catalog import Catalog
+from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import checkpoint, imbalance, loggers
 from fieldmark.train.best import Score
 from fieldmark.train.checkpoint import Checkpoint
@@ -30,7 +31,7 @@ from fieldmark.train.head import EMBEDDING, MOST_WEIGHTS, fit_head
 from fieldmark.train.instant import Instant, Looked, subset
 from fieldmark.train.loop import Loop, Outcome, Watch
 from fieldmark.train.network import Network
-from fieldmark.train.plan import PLAN, Plan
+from fieldmark.train.plan import PLAN, Plan, data_key
 from fieldmark.train.planner import Planner
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained
@@ -127,14 +128,20 @@ class Finetune:
             Photos([looked.paths[i] for i in rows], [looked.content[i] for i in rows], min_side=size)
             for rows in (np.flatnonzero(~held), np.flatnonzero(held))
         ]
+        data = data_key(looked.content, [looked.classes[i] for i in looked.y], held, looked.graph.key)
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
             made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler)
             if made is not None:
-                made.write(self.folder)
+                made.model_copy(update={"data": data}).write(self.folder)
         self.accelerator.wait_for_everyone()
         if not (self.folder / PLAN).exists():
             return self._instant(looked, measure, "the budget is too small for fine-tuning")
         plan = Plan.read(self.folder)
+        if plan.data != data:
+            raise FieldmarkError(
+                f"the run in {self.folder.parent} was begun with other photos, labels, backbone or size: "
+                "give those, or start again with --overwrite"
+            )
         number, saved = self._newest()
         if saved is None:
             self._warm_up(network, plan, part, photos[0])
@@ -237,6 +244,7 @@ class Finetune:
 
     def _network(self, looked: Looked, y: np.ndarray) -> tuple[Network, imbalance.Imbalance]:
         """The network, whole, and how it answers to uneven classes."""
+        torch.manual_seed(self.settings.seed)  # layers of the head and of losses begin with random weights
         graph, classes, recipe = looked.graph, len(looked.classes), self.recipe
         counts = np.bincount(y, minlength=classes)
         uneven = imbalance.named(recipe.imbalance, counts)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,9 +45,9 @@ class Phase(BaseModel):
 class Plan(BaseModel):
     """All phases, and what they share.
 
-    warm_views: augmented views of each photo that the head is warmed up with.
-    average: decay of the moving average; patience: evaluations without a better one before a phase ends (0: it
-    never ends early); clip: largest norm of the gradient (0: any).
+    data: what it was made for, see `data_key`. warm_views: augmented views of each photo that the head is warmed up
+    with. average: decay of the moving average; patience: evaluations without a better one before a
+    phase ends (0: it never ends early); clip: largest norm of the gradient (0: any).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +55,7 @@ class Plan(BaseModel):
     seed: int = Field(ge=0)
     photos: int
     held_out: int
+    data: str = ""
     warm_views: int = 0
     phases: list[Phase]
     augment: Augment = Augment()
@@ -91,3 +95,13 @@ class Plan(BaseModel):
             epochs = phase.steps * phase.batch / max(1, self.photos)
             lines.append(f"{number}. {what} at {phase.size} px, {views}: {epochs:.1f} epochs")
         return lines
+
+
+def data_key(content: Sequence[str], labels: Sequence[str], held: Sequence[bool], graph: str) -> str:
+    """What a run belongs to, as one SHA-256: a killed one goes on only with the same.
+
+    content: hashes of the photos [N], in order; labels: their classes; held: which of them judge; graph: key of
+    the frozen network that looked at them (`DescriptorGraph.key`).
+    """
+    of = [list(content), list(labels), [bool(one) for one in held], graph]
+    return hashlib.sha256(json.dumps(of).encode()).hexdigest()
