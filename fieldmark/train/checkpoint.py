@@ -1,7 +1,7 @@
 """Checkpoints without pickle: tensors as safetensors, the rest as JSON, each whole or not there at all.
 
 A checkpoint is a folder ``step-00000120`` with ``tensors.safetensors`` and ``state.json``. It is written beside
-its place and renamed into it, so a kill at any moment leaves the one before.
+its place and renamed into it, so a kill at any moment leaves the one before. A checksum tells damaged tensors.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import uuid
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from fieldmark.runtime.errors import FieldmarkError
@@ -40,12 +41,15 @@ class Checkpoint:
 
 def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write a checkpoint into ``folder`` and drop all but the newest. Raises OSError where there is no room."""
+    for left in folder.glob(".draft-*"):  # by a kill
+        shutil.rmtree(left, ignore_errors=True)
     draft = folder / f".draft-{uuid.uuid4().hex[:8]}"
     draft.mkdir(parents=True)
     try:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        _put(draft / TENSORS, save(plain))
-        _put(draft / STATE, json.dumps(dict(state)).encode())
+        data = save(plain)
+        _put(draft / TENSORS, data)
+        _put(draft / STATE, json.dumps({"crc32": zlib.crc32(data), "state": dict(state)}).encode())
         target = folder / f"step-{step:08d}"
         if target.exists():
             shutil.rmtree(target)
@@ -61,11 +65,13 @@ def newest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint in ``folder``; None where there is none."""
     for path in _all(folder):
         try:
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
-            tensors = load_file(path / TENSORS)
-        except (OSError, ValueError, SafetensorError):
+            note = json.loads((path / STATE).read_text(encoding="utf-8"))
+            data = (path / TENSORS).read_bytes()
+            if zlib.crc32(data) != note["crc32"]:
+                continue
+            return Checkpoint(int(path.name.removeprefix("step-")), load(data), note["state"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             continue
-        return Checkpoint(int(path.name.removeprefix("step-")), tensors, state)
     return None
 
 
