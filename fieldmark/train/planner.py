@@ -139,19 +139,23 @@ class Planner:
         kept = self._cut(network, KEPT)
         quick = self._measure(network, kept)
         entries = self.entries
-        if quick.seconds(photos, FEWEST_FRESH, 0) < left:  # else new views are out of reach anyway
+        if (
+            not kept or quick.seconds(photos, FEWEST_FRESH, 0) < left
+        ):  # else new views are out of reach anyway
             fresh = self._cut(network, FRESH)
             slow = self._measure(network, fresh)
             now = left - (time.perf_counter() - begun)
             epochs = now / slow.seconds(photos, 1, 0)
-            if epochs >= FEWEST_FRESH or not kept:
+            if epochs >= (FEWEST_FRESH if kept else FEWEST):
                 why = f"{epochs:.1f} epochs of new views fit into the budget"
                 return [(fresh, 0, epochs, batch * (1 / slow.step + 1 / slow.lower))], why
+        if not kept:
+            return None, ""
         now = left - (time.perf_counter() - begun)
         room = self.recipe.cache_gb * 1e9 / (photos * entries * 2)
         views = int(max(1, min(MOST_VIEWS, room, MAKING * now * quick.lower / photos)))
         epochs = (now - views * photos / quick.lower) * quick.step / photos
-        if not kept or epochs < FEWEST or room < 1:
+        if epochs < FEWEST or room < 1:
             return None, ""
         why = f"too short for new views every epoch: {views} views a photo are kept as maps"
         return [(kept, views, epochs, batch / quick.step)], why
