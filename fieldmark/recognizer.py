@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Prediction, Skipped
 
@@ -34,12 +34,15 @@ class Recognizer:
     Settings are those of `fieldmark.train.settings.Settings` (``method``, ``backbone``, ``size``, ``seed``,
     ``engine``, ``workers``…) and, for fine-tuning, of `fieldmark.train.recipe.Recipe` (``budget="10m"``,
     ``epochs``, ``lr``…); ``report=False`` writes no report. With a budget or epochs the mode is ``finetune``,
-    else ``instant``.
+    else ``instant``; with ``method="cnn"`` it is ``scratch``.
     """
 
     def __init__(self, *, mode: str | None = None, report: bool = True, **settings: Any):
         timed = settings.get("budget") is not None or settings.get("epochs") is not None
-        settings["mode"] = mode or ("finetune" if timed else "instant")
+        if mode not in (None, "instant", "finetune", "scratch"):
+            raise UsageError(f"no mode is called {mode!r}: there are instant, finetune and scratch")
+        usual = "scratch" if settings.get("method") == "cnn" else "finetune" if timed else "instant"
+        settings["mode"] = mode or usual
         self._settings, self._with_report = dict(settings), report
         self._predictor: Predictor | None = None
         self._home: tempfile.TemporaryDirectory[str] | None = None
@@ -72,7 +75,8 @@ class Recognizer:
             out = self._home.name
         run = train(source, Path(out), self._settings, self._with_report, progress, started or time.time())
         self.run, self.skipped, self.warnings = run.summary, run.skipped, run.warnings
-        self._open(Path(out) / "model")
+        if run.summary:  # else another process wrote it
+            self._open(Path(out) / "model")
         return self
 
     @classmethod

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from fieldmark.data import duplicates
-from fieldmark.data import split as splitting
 from fieldmark.run_folder import (
     NOTES,
     begin,
@@ -24,15 +22,16 @@ from fieldmark.run_folder import (
     write_run_report,
     write_skipped,
 )
-from fieldmark.runtime import image
+from fieldmark.run_photos import check, hashes, learned, ranks, splits_of
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.errors import FieldmarkError, ImageError
-from fieldmark.runtime.machine import cores
+from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Skipped
-from fieldmark.runtime.stream import ordered_map
+from fieldmark.train import processes
 from fieldmark.train.instant import Instant
-from fieldmark.train.recipe import Recipe, divide
+from fieldmark.train.recipe import Recipe
+from fieldmark.train.scratch_recipe import FromScratch, divide
+from fieldmark.train.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -52,128 +51,50 @@ def train(
     progress: Callable[..., None],
     started: float,
 ) -> Run:
-    """Train on ``source`` and write the run folder ``out``. started: ``time.time()`` when the work began."""
+    """Train on ``source`` and write the run folder ``out``. started: ``time.time()`` when the work began.
+
+    Of several processes one writes; the others give an empty `Run`.
+    """
     settings, recipe = divide(options)
     catalog = Catalog.read(source)
-    _check(catalog, source)
+    check(catalog, source)
     instant = Instant(settings, progress)
+    folder = out / "checkpoints"
+    if not processes.main():
+        _learn(source, catalog, instant, recipe, folder, started)
+        return Run({}, [], [])
     begin(out, settings)
     try:
-        return _train(source, catalog, instant, recipe, out, report, progress, started)
+        catalog, chosen, trained = _learn(source, catalog, instant, recipe, folder, started)
+        tested = catalog.of_split("test")
+        content = dict(zip(trained.paths, trained.content, strict=True)) | hashes(
+            tested.paths, settings.workers
+        )
+        progress("writing the model", 0, None)
+        judged = trained.evaluation()
+        splits = splits_of(catalog, content)
+        predictor = _write(out / "model", trained, judged, splits, ranks(chosen, trained.classes))
+        seconds = time.time() - started
+        test = _Test(predictor, tested, out, progress)
     except BaseException:
         if [path.name for path in out.iterdir()] == [NOTES]:  # nothing was made: the place is free again
             (out / NOTES).unlink()
         raise
-
-
-def _train(
-    source: Any,
-    catalog: Catalog,
-    instant: Instant,
-    recipe: Recipe | None,
-    out: Path,
-    report: bool,
-    progress: Callable[..., None],
-    started: float,
-) -> Run:
-    settings = instant.settings
-    # PyTorch takes seconds to import where the graph must be made: photos are read meanwhile.
-    with ThreadPoolExecutor(1) as aside:
-        pending = aside.submit(
-            instant.graph, settings.scales[0] if settings.scales else None, settings.scales
-        )
-        if not catalog.has_split:
-            catalog = splitting.assign(
-                catalog,
-                seed=settings.seed,
-                workers=settings.workers,
-                progress=_adding(progress, "reading photos", len(catalog)),
-            )
-        learned = catalog.of_split("train", "val")
-        learned = learned.select([label is not None for label in learned.labels])
-        _check(learned, f"{source} (train and val{_lost(catalog)})")
-        prints = duplicates.fingerprints(learned.paths, settings.workers)
-        named = learned.column("group") if "group" in learned.table.column_names else None
-        # By content, so that the same photos give the same model whatever their names and order.
-        order = np.argsort(prints.content, kind="stable")
-        learned, groups = learned.select(order), duplicates.groups(prints, named)[order]
-        graph = pending.result()
-    if recipe is not None:
-        from fieldmark.train.finetune import finetune
-
-        trained = finetune(instant, recipe, learned, groups, graph, out / "checkpoints", progress, started)
-    else:
-        trained = instant.fit(learned, groups, graph)
-    tested = catalog.of_split("test")
-    content = dict(zip(trained.paths, trained.content, strict=True))
-    content |= _hashes(tested.paths, settings.workers)
-    split_of = dict(zip(catalog.paths, catalog.splits, strict=True))
-    splits: dict[str, str] = {}
-    for path in reversed(catalog.paths):  # a copy in train and in test counts as trained on
-        if path in content and split_of[path] and splits.get(content[path]) not in ("train", "val"):
-            splits[content[path]] = split_of[path]  # type: ignore[assignment]
-    judged = trained.evaluation()
-    progress("writing the model", 0, None)
-    from fieldmark.train.write import write
-
-    write(
-        out / "model",
-        trained,
-        splits=splits,
-        ranks=_ranks(learned, trained.classes),
-        metrics={
-            trained.judged.how.replace(" ", "_"): judged.to_dict(),
-            "confusions": _confusions(judged),
-            "tried": trained.tried,
-        },
-    )
-    predictor = Predictor.load(
-        out / "model",
-        engine=_answering(settings.engine),
-        precision=settings.precision,
-        workers=settings.workers,
-    )
-    try:
-        predictor.check()
-    except FieldmarkError:
-        shutil.rmtree(out / "model")
-        raise
-    seconds = time.time() - started
-
-    skipped = [*catalog.skipped, *trained.skipped]
-    warnings = list(trained.warnings)
+    skipped = list(dict.fromkeys([*catalog.skipped, *trained.skipped, *test.skipped]))
+    warnings = [*trained.warnings, *test.warnings]
     if unknown := catalog.table["split"].null_count:
         warnings.append(f"{unknown} photos have no split in {source}: they are neither learned nor tested")
-    result: Evaluation | None = None
-    seconds_evaluate = None
-    if len(tested):
-        from fieldmark.evaluate.judge import TRAINED_ON, NothingLeftError, judge
-
-        begun = time.time()
-        try:
-            answers = judge(predictor, tested, "test", progress)
-            result = answers.evaluation
-            skipped += answers.skipped
-            warnings += answers.warnings
-            if copies := result.excluded_by_reason.get(TRAINED_ON):
-                warnings.append(f"{copies} test photos are copies of photos trained on: they are not counted")
-            result.save(out)
-        except NothingLeftError as error:
-            skipped += error.skipped
-            warnings.append(str(error))
-        skipped = list(dict.fromkeys(skipped))
-        seconds_evaluate = round(time.time() - begun, 3)
     summary = {
         "model": str(out / "model"),
         "mode": trained.mode,
-        "top1": None if result is None else result.top1,
+        "top1": None if test.result is None else test.result.top1,
         "n_train": len(trained.y),
-        "n_test": None if result is None else result.n,
+        "n_test": None if test.result is None else test.result.n,
         "seconds": round(seconds, 3),
-        "seconds_evaluate": seconds_evaluate,
+        "seconds_evaluate": test.seconds,
         "skipped": len(skipped),
     }
-    if settings.mode == "finetune":
+    if settings.mode != "instant":
         names = ("epochs", "photos_per_second", "resumed_at_step")
         summary |= {name: trained.chosen.get(name) for name in names}
     catalog.write(out / "split.csv")
@@ -201,63 +122,93 @@ def _train(
     }
     if report:
         progress("writing the report", 0, None)
-        write_run_report(out, catalog, trained, result, judged, details, skipped)
+        write_run_report(out, catalog, trained, test.result, judged, details, skipped)
     write_notes(out, details)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     return Run(summary, skipped, warnings)
 
 
-def _answering(engine: str) -> str:
-    """The engine of the finished model: models answer without PyTorch."""
-    return "auto" if engine == "torch" else engine
+def _learn(
+    source: Any,
+    catalog: Catalog,
+    instant: Instant,
+    recipe: Recipe | FromScratch | None,
+    folder: Path,
+    started: float,
+) -> tuple[Catalog, Catalog, Trained]:
+    """Train in the mode that the recipe says: the catalog with its split, the photos that were learned, and what
+    came of it."""
+    settings, progress = instant.settings, instant.report
+    if isinstance(recipe, FromScratch):
+        from fieldmark.train.scratch import train_from_scratch
 
-
-def _check(catalog: Catalog, source: Any) -> None:
-    classes = catalog.classes
-    if len(classes) < 2:
-        what = f"one class ({classes[0]!r})" if classes else "no labelled photos"
-        raise FieldmarkError(
-            f"{source} has {what} to train on: at least two classes are needed, a folder or label each"
+        catalog, chosen, groups = learned(source, catalog, settings, progress)
+        return (
+            catalog,
+            chosen,
+            train_from_scratch(settings, recipe, chosen, groups, folder, progress, started),
         )
+    # PyTorch takes seconds to import where the graph must be made: photos are read meanwhile.
+    with ThreadPoolExecutor(1) as aside:
+        size = settings.scales[0] if settings.scales else None
+        pending = aside.submit(instant.graph, size, settings.scales)
+        catalog, chosen, groups = learned(source, catalog, settings, progress)
+        graph = pending.result()
+    if recipe is None:
+        return catalog, chosen, instant.fit(chosen, groups, graph)
+    from fieldmark.train.finetune import finetune
+
+    return catalog, chosen, finetune(instant, recipe, chosen, groups, graph, folder, progress, started)
 
 
-def _lost(catalog: Catalog) -> str:
-    """Words for photos that could not be used, where there are any."""
-    return f"; {len(catalog.skipped)} photos or rows cannot be used" if catalog.skipped else ""
+def _write(
+    target: Path,
+    trained: Trained,
+    judged: Evaluation,
+    splits: Mapping[str, str],
+    ranks: Mapping[str, Mapping[str, str | None]],
+) -> Predictor:
+    """Write the model folder, and open it: it must compute what was trained."""
+    from fieldmark.train.write import write
+
+    how = trained.judged.how.replace(" ", "_")
+    metrics = {how: judged.to_dict(), "confusions": _confusions(judged), "tried": trained.tried}
+    write(target, trained, splits=splits, ranks=ranks, metrics=metrics)
+    settings = trained.settings
+    engine = "auto" if settings.engine == "torch" else settings.engine  # models answer without PyTorch
+    predictor = Predictor.load(target, engine=engine, precision=settings.precision, workers=settings.workers)
+    try:
+        predictor.check()
+    except FieldmarkError:
+        shutil.rmtree(target)
+        raise
+    return predictor
 
 
-def _adding(progress: Callable[..., None], what: str, total: int) -> Callable[[int], None]:
-    """Turn "so many more are done" into "so many are done"."""
-    done = 0
+class _Test:
+    """What the model says of the test photos. result, seconds: None where there are none."""
 
-    def more(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(what, done, total)
+    def __init__(self, predictor: Predictor, photos: Catalog, out: Path, progress: Callable[..., None]):
+        self.result: Evaluation | None = None
+        self.seconds: float | None = None
+        self.skipped: list[Skipped] = []
+        self.warnings: list[str] = []
+        if not len(photos):
+            return
+        from fieldmark.evaluate.judge import TRAINED_ON, NothingLeftError, judge
 
-    return more
-
-
-def _hashes(paths: list[str], workers: int | None) -> dict[str, str]:
-    """Content hashes of the photos that can be read."""
-
-    def one(path: str) -> str:
+        begun = time.time()
         try:
-            return image.content_hash(image.read(path))
-        except ImageError:
-            return ""
-
-    hashed = zip(paths, ordered_map(one, paths, workers or cores(), 64), strict=True)
-    return {path: name for path, name in hashed if name}
-
-
-def _ranks(catalog: Catalog, classes: list[str]) -> dict[str, dict[str, str | None]]:
-    """Coarser ranks of each class, as far as the catalog's columns give them."""
-    answer = {}
-    for rank in catalog.ranks():
-        values = dict(zip(catalog.labels, catalog.column(rank), strict=True))
-        answer[rank] = {name: None if values.get(name) is None else str(values[name]) for name in classes}
-    return answer
+            answers = judge(predictor, photos, "test", progress)
+            self.result, self.skipped, self.warnings = answers.evaluation, answers.skipped, answers.warnings
+            if copies := answers.evaluation.excluded_by_reason.get(TRAINED_ON):
+                self.warnings.append(
+                    f"{copies} test photos are copies of photos trained on: they are not counted"
+                )
+            answers.evaluation.save(out)
+        except NothingLeftError as error:
+            self.skipped, self.warnings = error.skipped, [str(error)]
+        self.seconds = round(time.time() - begun, 3)
 
 
 def _confusions(result: Evaluation) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fieldmark.cli import fine
+from fieldmark.cli import cnn, fine
 from fieldmark.cli.common import (
     Overwrite,
     Precision,
@@ -20,6 +20,7 @@ from fieldmark.cli.common import (
     verb,
 )
 from fieldmark.cli.screen import Screen
+from fieldmark.train import processes
 
 
 @verb(
@@ -28,6 +29,7 @@ from fieldmark.cli.screen import Screen
     fieldmark train photos/ --out runs/better --budget 10m
     fieldmark train photos.csv --out runs/large --size 224 --size 320
     fieldmark train photos/ --backbone convnext_tiny --out runs/convnext
+    fieldmark train digits/ --method cnn --epochs 20 --out runs/digits
     fieldmark train photos/ --config runs/mine.yaml --seed 1 --overwrite
     """
 )
@@ -36,10 +38,11 @@ def train(
     source: Source,
     out: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/NAME-OF-SOURCE]")] = None,
     mode: Annotated[
-        Literal["instant", "finetune"] | None,
+        Literal["instant", "finetune", "scratch"] | None,
         typer.Option(
             metavar="NAME",
             help="instant: a frozen backbone, a head trained in seconds. finetune: the network learns, too."
+            " scratch: a new network (--method cnn)."
             "  [default: finetune with --budget or --epochs, else instant]",
         ),
     ] = None,
@@ -116,6 +119,17 @@ def train(
     policy: fine.Policy = None,
     mixup: fine.Mixup = None,
     cutmix: fine.Cutmix = None,
+    recipe: cnn.NetRecipe = None,
+    stages: cnn.Stages = None,
+    activation: cnn.Activation = None,
+    pooling: cnn.Pooling = None,
+    batch_norm: cnn.BatchNorm = None,
+    head: cnn.NetHead = None,
+    cell: cnn.Cell = None,
+    hidden: cnn.Hidden = None,
+    dropout: cnn.Dropout = None,
+    shift: cnn.Shift = None,
+    search: cnn.Search = False,
     folds: Annotated[
         int | None,
         typer.Option(
@@ -144,7 +158,10 @@ def train(
     """
     if out is None:
         out = Path("runs") / (Path(source).resolve().stem or "run")
-    check_free(out, resume=resume, overwrite=overwrite)
+    if processes.main():
+        check_free(out, resume=resume, overwrite=overwrite)
+    else:  # one of several processes, of which the first writes and speaks
+        screen.quiet, overwrite = True, False
     if resume and (summary := _finished(out)) is not None:
         screen.note(f"{out} is finished already")
         _tell(screen, out, summary)
@@ -177,6 +194,17 @@ def train(
         "policy": policy,
         "mixup": mixup,
         "cutmix": cutmix,
+        "recipe": recipe,
+        "stages": stages,
+        "activation": activation,
+        "pooling": pooling,
+        "batch_norm": batch_norm,
+        "head": head,
+        "cell": cell,
+        "hidden": hidden,
+        "dropout": dropout,
+        "shift": shift,
+        "search": search or None,
         "method": method,
         "backbone": backbone,
         "size": size or None,
@@ -198,6 +226,8 @@ def train(
     with replacing(out, ("run.json", "split.csv"), overwrite), screen.progress() as progress:
         recognizer = Recognizer(**{name: value for name, value in settings.items() if value is not None})
         recognizer.fit(source, out=out, progress=progress, started=process_started())
+    if not processes.main():
+        return
     for line in recognizer.warnings:
         screen.warn(line)
     _tell(screen, out, recognizer.run)

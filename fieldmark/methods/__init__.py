@@ -18,7 +18,7 @@ DEFAULT_METHOD = "isqrt_cov"
 class Card:
     """What a method is, for tables and for finding it; read without importing torch.
 
-    home: ``module:class``; idea: in a line; source: papers.
+    home: ``module:class``; idea: in a line; source: papers; backbone: does it stand on a pretrained one?
     """
 
     name: str
@@ -27,6 +27,7 @@ class Card:
     year: int
     idea: str
     source: str
+    backbone: bool = True
 
 
 CARDS = (
@@ -46,6 +47,15 @@ CARDS = (
         idea="mean and matrix square root of the channel covariance, of the last two stages",
         source="Li et al., iSQRT-COV, CVPR 2018; Lin et al., B-CNN, ICCV 2015",
     ),
+    Card(
+        name="cnn",
+        home="fieldmark.methods.cnn:TextbookCNN",
+        title="Textbook CNN",
+        year=1998,
+        idea="a small convolutional network from scratch, every kind of layer an option",
+        source="LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998",
+        backbone=False,
+    ),
 )
 
 
@@ -58,6 +68,9 @@ def card(name: str) -> Card:
 
 
 def get(name: str) -> type[Method]:
-    """The class of a method. Raises UsageError for an unknown name."""
-    module, cls = card(name).home.split(":")
+    """The class of a method over a backbone. Raises UsageError for another name."""
+    one = card(name)
+    if not one.backbone:
+        raise UsageError(f"the method {name!r} has no backbone: it is trained from scratch")
+    module, cls = one.home.split(":")
     return getattr(import_module(module), cls)

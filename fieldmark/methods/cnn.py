@@ -141,7 +141,8 @@ class TextbookCNN(nn.Module):
 
     size: S, from 8 up (fixed; grey photos are repeated over the three channels by whoever reads them).
     Weights are drawn from ``generator`` (torch's own without one). ``head`` is the last linear layer:
-    ``forward(x) == head(describe(x))``. Raises FieldmarkError, in a line, for a size too small for the stages.
+    ``forward(x) == head(describe(x))``; ``projection`` makes the embedding of what the head reads (a model folder
+    brings one; before, it changes nothing). Raises FieldmarkError, in a line, for a size too small for the stages.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class TextbookCNN(nn.Module):
         self.neck = (_Rows if options.head == "recurrent" else _dense)(channels, side // window, options)
         self.dropout = nn.Dropout(options.dropout)
         self.head = nn.Linear(options.hidden, classes)
+        self.projection: nn.Module = nn.Identity()
         self.initialise(generator)
 
     def initialise(self, generator: torch.Generator | None = None) -> None:
@@ -207,9 +209,10 @@ class TextbookCNN(nn.Module):
         return self.head(self.describe(images))
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """``map`` [B, C, H, W] and ``embedding`` [B, hidden] with rows of unit length."""
+        """``map`` [B, C, H, W], ``descriptor`` [B, hidden] and ``embedding`` [B, E] with rows of unit length."""
         map_ = self.map(images)
-        return {"map": map_, "embedding": l2_normalise(self.neck(self.average(map_)))}
+        z = self.neck(self.average(map_))
+        return {"map": map_, "descriptor": z, "embedding": l2_normalise(self.projection(z))}
 
 
 class _Rows(nn.Module):

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fieldmark import methods
 from fieldmark.methods.base import Method
+from fieldmark.methods.cnn import Options, TextbookCNN
 from fieldmark.nn.backbone import Backbone
 from fieldmark.nn.weights import Source
 from fieldmark.runtime.bundle import Bundle
 from fieldmark.runtime.errors import FieldmarkError
 
 
-def restore(bundle: Bundle) -> Method:
-    """The method of a model folder, with its backbone, head and projection, in eval mode.
+def restore(bundle: Bundle) -> Method | TextbookCNN:
+    """The method of a model folder, with its backbone (if it has one), head and projection, in eval mode.
 
     ``forward`` gives the logits [B, C] of model.onnx, ``features`` its embedding. Every parameter can be
     trained. Raises FieldmarkError in a line where the folder's tensors do not fit what it says it is.
     """
-    section = bundle.section
     tensors = {name: torch.from_numpy(value) for name, value in bundle.arrays("model.safetensors").items()}
     head = {name: tensors.pop(name) for name in [*tensors] if name.startswith(("head.", "projection."))}
-    training = section.training
-    options = dict(training.get("model_args") or {})
-    source = Source(bundle.config.architecture, None, str(training.get("weights", "")), options)
-    method = methods.get(section.method)(Backbone(source, section.preprocess.size), section.scales)
     down = head.get("head.down")
-    method.add_head(len(section.classes), section.embedding, None if down is None else down.shape[1])
+    method = _empty(bundle, None if down is None else down.shape[1])
     try:
         state = {**tensors, **_linear(head)}
         # Tensors without an entry (a buffer of size 0) are not written.
@@ -37,6 +33,20 @@ def restore(bundle: Bundle) -> Method:
         why = " ".join(str(error).split())[:160]
         raise FieldmarkError(f"{bundle.path} does not hold the tensors of its network: {why}") from error
     return method.eval()
+
+
+def _empty(bundle: Bundle, rank: int | None) -> Method | TextbookCNN:
+    """The network before its tensors are read. rank: of the head, if it has one."""
+    section, training = bundle.section, bundle.section.training
+    options, classes = dict(training.get("model_args") or {}), len(section.classes)
+    if not methods.card(section.method).backbone:
+        network = TextbookCNN(Options.of(options), classes, section.preprocess.size)
+        network.projection = nn.Linear(network.options.hidden, section.embedding)
+        return network
+    source = Source(bundle.config.architecture, None, str(training.get("weights", "")), options)
+    method = methods.get(section.method)(Backbone(source, section.preprocess.size), section.scales)
+    method.add_head(classes, section.embedding, rank)
+    return method
 
 
 def _linear(head: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,14 +16,14 @@ from fieldmark.runtime.preprocess import Preprocess
 
 #: Losses of the head: ridge regression in closed form, or logistic regression with label smoothing.
 LOSSES = ("squared_error", "cross_entropy")
-MODES = ("instant", "finetune")
+MODES = ("instant", "finetune", "scratch")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What training can be told.
 
-    mode: instant or finetune. scales: sides in pixels (none: chosen). folds: of the out-of-fold predictions.
+    mode: instant, finetune or scratch. scales: sides in pixels (none: chosen). folds: of the out-of-fold predictions.
     loss, label_smoothing: of instant mode's head (smoothing with cross_entropy only). The rest names the
     backbone and how photos are read; see `Preprocess`.
     """

@@ -1,0 +1,290 @@
+"""Training from scratch: a small network of which nothing is known before. The counterpart of `finetune`.
+
+There is no instant model to compare with. Held-out photos choose the best weights on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+
+from fieldmark.data.loader import Photos
+from fieldmark.methods.base import Method
+from fieldmark.methods.cnn import Options
+from fieldmark.nn.weights import Source
+from fieldmark.runtime.catalog import Catalog
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train import checkpoint, imbalance, loggers
+from fieldmark.train.finetune import BARS, hold_out
+from fieldmark.train.finish import KNOWN, finished
+from fieldmark.train.instant import Looked
+from fieldmark.train.loop import Loop, Outcome, Watch
+from fieldmark.train.network import Network
+from fieldmark.train.pixels import PixelFeed
+from fieldmark.train.plan import PLAN, Phase, Plan, data_key
+from fieldmark.train.planner import RESERVE, WRITING, _rate
+from fieldmark.train.scratch_network import ScratchNetwork, default_options, new_network
+from fieldmark.train.scratch_photos import look
+from fieldmark.train.scratch_recipe import BACKBONE, MODE, FromScratch
+from fieldmark.train.settings import Settings
+from fieldmark.train.trained import Trained
+
+#: Photos a step: of few photos, and of many.
+MANY, BATCH, BATCH_MANY = 10_000, 64, 128
+#: Looks at the held-out photos, at most one an epoch; checkpoints are at most so many steps apart.
+LOOKS, SAVE = 20, 300
+#: Photos a second that the finished model is taken to look at.
+ANSWERED = 500.0
+
+
+class ScratchPlan(Plan):
+    """A `Plan` of one phase. options: of the network; shift: as a share of the side; tried: options compared."""
+
+    options: Options
+    shift: float = 0.0
+    tried: list[dict[str, Any]] = Field(default_factory=list)
+
+
+def train_from_scratch(
+    settings: Settings,
+    asked: FromScratch,
+    catalog: Catalog,
+    groups: np.ndarray,
+    folder: Path,
+    progress: Callable[..., None],
+    started: float,
+) -> Trained:
+    """Train on ``catalog`` (its train and val photos).
+
+    groups: [N], photos of one group stay together; folder: for what a killed run goes on from; started:
+    ``time.time()`` when the process began.
+    """
+    return Scratch(settings, asked, folder, Watch(started), progress).fit(catalog, groups)
+
+
+class Scratch:
+    """One run. folder: of its plan and checkpoints; progress: told (what, done, total, more)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        asked: FromScratch,
+        folder: Path,
+        watch: Watch,
+        progress: Callable[..., None],
+    ):
+        self.settings, self.asked, self.recipe = settings, asked, asked.recipe
+        self.folder, self.watch, self.report = folder, watch, progress
+        self.logger: loggers.Logger = loggers.NOTHING
+        amp = "no" if self.recipe.amp == "auto" else self.recipe.amp
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=amp)
+
+    def fit(self, catalog: Catalog, groups: np.ndarray) -> Trained:
+        looked, images, val, skipped = look(
+            catalog,
+            groups,
+            self.settings,
+            self.folder,
+            lambda done: self.report("reading photos", done, len(catalog)),
+        )
+        held = hold_out(looked, val)
+        rows = np.flatnonzero(~held), np.flatnonzero(held)
+        y, y_held = looked.y[rows[0]], looked.y[rows[1]]
+        if not len(y_held):
+            raise FieldmarkError("no photo is left to judge by: give more photos a class")
+        uneven = imbalance.named(self.recipe.imbalance, np.bincount(y, minlength=len(looked.classes)))
+        preprocess = looked.graph.preprocess
+        labels = [looked.classes[i] for i in looked.y]
+        data = data_key(looked.content, labels, held.tolist(), looked.graph.key)
+        saved = checkpoint.newest(self.folder / "phase-1")
+        if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
+            saved = None
+            self._plan(looked, images, rows, uneven).model_copy(update={"data": data}).write(self.folder)
+        self.accelerator.wait_for_everyone()
+        plan = cast(ScratchPlan, ScratchPlan.read(self.folder))
+        if plan.data != data:
+            raise FieldmarkError(
+                f"the run in {self.folder.parent} was begun with other photos, labels or size: "
+                "give those, or start again with --overwrite"
+            )
+        if saved is not None:
+            self.watch.before = float(saved.state["spent"])
+        if self.recipe.budget is not None:
+            self.watch.deadline = self._deadline(len(y), len(y_held))
+        for line in (plan.why, *plan.describe(), uneven.why):
+            self.tell("note", line)
+        network = self._network(plan.options, y, len(looked.classes), preprocess.size, uneven)
+        photos = [
+            Photos(
+                [looked.paths[i] for i in part],
+                [looked.content[i] for i in part],
+                min_side=preprocess.min_side,
+            )
+            for part in rows
+        ]
+        feed = PixelFeed(
+            images, rows, (photos[0], photos[1]), preprocess, plan.augment,
+            shift=plan.shift, seed=plan.seed, workers=self.settings.workers,
+        )  # fmt: skip
+        self.loop = Loop(
+            cast(Network, network),
+            feed,
+            y,
+            y_held,
+            plan,
+            0,
+            self.watch,
+            self.folder / "phase-1",
+            self.tell,
+            self.accelerator,
+        )
+        names = self.recipe.log if self.accelerator.is_main_process else ()
+        settings = plan.model_dump(mode="json", include={"seed", "options", "shift", "augment", "optimizer"})
+        with loggers.opened(
+            names, self.folder.parent, settings, lambda line: self.tell("note", line)
+        ) as logger:
+            self.logger = logger
+            outcome = self.loop.run(saved)
+        trained = self._finished(network, plan, looked, held)
+        trained.skipped = skipped
+        trained.chosen |= self._told(plan, outcome, saved, uneven)
+        trained.curve, trained.tried = outcome.best.rows, plan.tried
+        return trained
+
+    def _plan(
+        self,
+        looked: Looked,
+        images: np.ndarray,
+        rows: tuple[np.ndarray, np.ndarray],
+        uneven: imbalance.Imbalance,
+    ) -> ScratchPlan:
+        recipe, photos, size = self.recipe, len(rows[0]), looked.graph.preprocess.size
+        options = default_options(size, self.asked.layers)
+        tried: list[dict[str, Any]] = []
+        if self.asked.search:
+            from fieldmark.train.scratch_search import search
+
+            options, tried = search(
+                options,
+                self.asked,
+                (images[rows[0]], looked.y[rows[0]], looked.groups[rows[0]]),
+                looked.graph.preprocess,
+                self.settings,
+                lambda done, total: self.report("comparing options", done, total),
+            )
+        batch = min(recipe.batch or (BATCH if photos < MANY else BATCH_MANY), photos)
+        an_epoch = max(1, photos // batch)
+        why = f"{options.compact} ({options.head} head of {options.hidden}), {photos} photos of {size} px"
+        if recipe.epochs is not None:
+            steps = max(1, round(recipe.epochs * photos / batch))
+        else:
+            y, classes = looked.y[rows[0]], len(looked.classes)
+            network = self._network(options, y, classes, size, uneven)
+            x = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+            rate = _rate(cast(Network, network), x)
+            left = self._deadline(photos, len(rows[1])) - self.watch.spent
+            steps = int(left * rate / batch)
+            if steps < an_epoch:
+                raise FieldmarkError(
+                    f"a budget of {recipe.budget:.0f} s leaves less than one epoch for {photos} photos: give more"
+                )
+            why += f"; {rate:.0f} photos a second"
+        look = max(1, -(-steps // LOOKS))
+        phase = Phase(
+            size=size,
+            steps=steps,
+            batch=batch,
+            lr=recipe.lr,
+            head_lr=recipe.lr,
+            judge_every=max(look, an_epoch),
+            save_every=min(look, SAVE),
+        )
+        return ScratchPlan(
+            seed=self.settings.seed,
+            photos=photos,
+            held_out=len(rows[1]),
+            phases=[phase],
+            augment=recipe.augment,
+            sampler=uneven.sampler,
+            optimizer=recipe.optimizer,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            average=recipe.average,
+            clip=recipe.clip,
+            patience=recipe.patience,
+            on_nan=recipe.on_nan,
+            why=why,
+            options=options,
+            shift=self.asked.shift,
+            tried=tried,
+        )
+
+    def _network(
+        self, options: Options, y: np.ndarray, classes: int, size: int, uneven: imbalance.Imbalance
+    ) -> ScratchNetwork:
+        return new_network(options, y, classes, size, uneven, self.recipe, self.settings.seed)
+
+    def _deadline(self, photos: int, held: int) -> float:
+        assert self.recipe.budget is not None
+        return self.recipe.budget * (1 - RESERVE) - WRITING - (held + min(KNOWN, photos)) / ANSWERED
+
+    def _finished(
+        self, network: ScratchNetwork, plan: ScratchPlan, looked: Looked, held: np.ndarray
+    ) -> Trained:
+        """The recogniser; it answers as any other, so classes can be added."""
+        options = plan.options.model_dump(mode="json")
+        graph = replace(
+            looked.graph,
+            widths=(plan.options.hidden,),
+            source=Source(BACKBONE, None, "", options),
+        )
+        settings = self.settings
+        if settings.engine == "torch":  # answers come from a compiled graph anyway
+            settings = replace(settings, engine="auto")
+        looked = replace(looked, graph=graph, widths=[plan.options.hidden])
+        model = cast(Method, network.finish())
+        trained = finished(model, looked, held, settings, self.folder, self.report)
+        trained.settings, trained.mode = self.settings, MODE
+        return trained
+
+    def _told(
+        self,
+        plan: ScratchPlan,
+        outcome: Outcome,
+        saved: checkpoint.Checkpoint | None,
+        uneven: imbalance.Imbalance,
+    ) -> dict[str, Any]:
+        reached = outcome.best.score
+        assert reached is not None
+        return {
+            "held_out": plan.held_out,
+            "held_out_top1": reached.accuracy,
+            "held_out_nll": reached.nll,
+            "epochs": round(outcome.photos / plan.photos, 3),
+            "photos_per_second": round(outcome.photos / max(outcome.seconds, 1e-9), 2),
+            "stopped": outcome.stopped,
+            "resumed_at_step": None if saved is None else saved.step,
+            "plan": plan.model_dump(mode="json"),
+            "imbalance": uneven.why,
+        }
+
+    def tell(self, kind: str, *values: Any) -> None:
+        """What the loop says, on the screen and to the loggers."""
+        if kind == "note":
+            self.report("", 0, None, values[0])
+        elif kind == "curve":
+            self.logger.evaluation(values[0])
+        else:
+            done, total, speed = values
+            rate = self.loop.optimizer.param_groups[0]["lr"]
+            self.logger.step(done, {**self.loop.running, "lr": rate, "photos_per_second": speed})
+            accuracy = [row["held_out_accuracy"] for row in self.loop.best.rows]
+            bars = "".join(BARS[int(7.99 * max(0.0, a - 0.5) * 2)] for a in accuracy[-16:])
+            self.report("training", done, total, f"{speed:.0f} photos/s, held-out {accuracy[-1]:.1%} {bars}")
