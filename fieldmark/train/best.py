@@ -25,8 +25,10 @@ class Score(NamedTuple):
 
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor) -> Score:
-        """logits: [N, C], labels: [N]."""
+        """logits: [N, C], labels: [N]. Logits that are no numbers are all wrong."""
         values, true = logits.numpy(), labels.numpy()
+        if not np.isfinite(values).all():
+            return cls(0.0, float("inf"))
         p = softmax(values, fit_temperature(values, true))[np.arange(len(true)), true]
         right = float((values.argmax(1) == true).mean())
         return cls(right, float(-np.log(np.maximum(p, 1e-12)).mean()))

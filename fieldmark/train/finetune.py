@@ -117,6 +117,8 @@ class Finetune:
 
     def fit(self, looked: Looked, held: np.ndarray) -> Trained:
         """held: [N] bool, the photos that are kept out of the weights."""
+        if not held.any():
+            return self._instant(looked, "every class has but one photo, so none can judge fine-tuning")
         part = subset(looked, np.flatnonzero(~held))
         space, choice, _ = self.instant.select(part)
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
@@ -135,7 +137,7 @@ class Finetune:
                 made.model_copy(update={"data": data}).write(self.folder)
         self.accelerator.wait_for_everyone()
         if not (self.folder / PLAN).exists():
-            return self._instant(looked, measure, "the budget is too small for fine-tuning")
+            return self._instant(looked, "the budget is too small for fine-tuning", measure)
         plan = Plan.read(self.folder)
         if plan.data != data:
             raise FieldmarkError(
@@ -156,7 +158,7 @@ class Finetune:
         assert reached is not None
         if reached.accuracy < measure.accuracy:
             why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%})"
-            trained = self._instant(looked, measure, why)
+            trained = self._instant(looked, why, measure)
         else:
             trained = finished(network.finish(), looked, held, self.settings, self.folder, self.report)
             trained.computed, trained.skipped = self.instant.computed, self.instant.skipped
@@ -292,12 +294,11 @@ class Finetune:
                 return int(saved.state["phase"]), saved
         return 0, None
 
-    def _instant(self, looked: Looked, measure: Score, why: str) -> Trained:
-        """The instant model of all photos."""
+    def _instant(self, looked: Looked, why: str, measure: Score | None = None) -> Trained:
+        """The instant model of all photos. measure: of the one without the held-out photos."""
         trained = self.instant.learn(looked)
-        trained.warnings.append(
-            f"{why}: this is the instant model ({measure.accuracy:.1%} of held-out photos)"
-        )
+        right = "" if measure is None else f" ({measure.accuracy:.1%} of held-out photos)"
+        trained.warnings.append(f"{why}: this is the instant model{right}")
         return trained
 
 

@@ -38,6 +38,29 @@ def test_accuracy_comes_first_then_the_likelihood() -> None:
     assert not Score(0.5, math.nan).beats(Score(0.5, 0.2)), "what is no number is no better"
 
 
+def test_logits_that_are_no_numbers_are_wrong() -> None:
+    """Their arg max would be class 0, and right by chance."""
+    logits = torch.zeros(4, 2)
+    logits[2, 1] = math.nan
+    assert Score.of(logits, torch.zeros(4, dtype=torch.long)) == Score(0.0, math.inf)
+
+
+def test_the_standard_error() -> None:
+    assert Score(0.75, 1.0).error(48) == pytest.approx((0.75 * 0.25 / 48) ** 0.5)
+    assert Score(1.0, 0.0).error(50) == pytest.approx((0.98 * 0.02 / 50) ** 0.5), "of one mistake"
+
+
+def test_the_last_weights_stay_unless_earlier_ones_were_better_beyond_chance() -> None:
+    for last, kept in ((0.75, 2), (0.65, 1)):  # one standard error of 0.8 by 25 photos is 0.08
+        best = Best()
+        best.consider(state(1), Score(0.8, 1.0))
+        given = state(2)
+        best.settle(given, Score(last, 2.0), 25)
+        given["w"].zero_()
+        assert best.state["w"].tolist() == [kept] * 2
+        assert best.score == (Score(last, 2.0) if kept == 2 else Score(0.8, 1.0))
+
+
 def test_a_copy_of_the_best_is_kept_and_waiting_is_counted() -> None:
     best = Best()
     first = state(1)
