@@ -21,6 +21,7 @@ from fieldmark.run_folder import (
     write_notes,
     write_run_report,
     write_skipped,
+    write_training,
 )
 from fieldmark.run_photos import check, hashes, learned, ranks, splits_of
 from fieldmark.runtime.catalog import Catalog
@@ -99,6 +100,7 @@ def train(
         summary |= {name: trained.chosen.get(name) for name in names}
     catalog.write(out / "split.csv")
     write_skipped(out / "skipped.csv", skipped)
+    write_training(out, trained)
     details = {
         "result": summary,
         "command": sys.argv,
@@ -113,6 +115,7 @@ def train(
         },
         "chosen": trained.chosen,
         "curve": trained.curve,
+        "cross_validation": trained.cross_validation,
         "tried": trained.tried,
         "engine": trained.engine,
         "computed": trained.computed,

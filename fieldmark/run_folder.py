@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fieldmark.train.settings import Settings
     from fieldmark.train.trained import Trained
 
-NOTES = "run.json"
+NOTES, CURVE, OUT_OF_FOLD = "run.json", "curve.csv", "out_of_fold.parquet"
 VERSIONS = ("numpy", "pillow", "openvino", "onnxruntime", "torch", "timm")
 
 
@@ -80,16 +80,41 @@ def data_hash(content: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(sorted(content.values())).encode()).hexdigest()
 
 
+def write_training(out: Path, trained: Trained) -> None:
+    """Write what training by steps adds: curve.csv and, after cross-validation, out_of_fold.parquet."""
+    if trained.curve:
+        names = dict.fromkeys(name for row in trained.curve for name in row)
+        with (out / CURVE).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(names))
+            writer.writeheader()
+            writer.writerows(trained.curve)
+    if trained.out_of_fold is not None:
+        import pyarrow.parquet as pq
+
+        pq.write_table(trained.out_of_fold.predictions, out / OUT_OF_FOLD, compression="zstd")
+
+
+def _plan(trained: Trained) -> list[str]:
+    """The plan of a training by steps, in words."""
+    if not trained.chosen.get("plan"):
+        return []
+    from fieldmark.train.plan import Plan
+
+    told = trained.chosen["plan"]
+    plan = Plan.model_validate({name: told[name] for name in Plan.model_fields if name in told})
+    return [line for line in (plan.why, *plan.describe(), trained.chosen.get("imbalance", "")) if line]
+
+
 def write_run_report(
     out: Path,
     catalog: Catalog,
     trained: Trained,
     result: Evaluation | None,
-    out_of_fold: Evaluation,
+    judged: Evaluation,
     details: Mapping[str, Any],
     skipped: list[Skipped],
 ) -> None:
-    """Write report.html."""
+    """Write report.html. judged: by `Trained.judged`."""
     from fieldmark.report.page import write_report
 
     data: dict[str, Counter[str]] = {}
@@ -106,7 +131,15 @@ def write_run_report(
         out / "report.html",
         title=f"{len(trained.classes)} classes from {Path(str(details['data']['source'])).name or 'photos'}",
         evaluation=result,
-        out_of_fold=out_of_fold,
+        judged=trained.out_of_fold or judged,
+        how="out of fold" if trained.out_of_fold else trained.judged.how,
+        training={
+            "curve": trained.curve,
+            "chosen": trained.chosen,
+            "mode": trained.mode,
+            "plan": _plan(trained),
+        },
+        folds=trained.cross_validation,
         settings={
             "backbone": trained.settings.backbone,
             "method": trained.settings.method,

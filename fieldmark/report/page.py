@@ -13,14 +13,32 @@ from typing import Any
 from markupsafe import Markup, escape
 
 import fieldmark
+from fieldmark.report import curves
 from fieldmark.report.pictures import Pictures
-from fieldmark.report.sections import flat, judged, large_photos, splits
+from fieldmark.report.sections import evaluated, flat, large_photos, splits
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.results import Evaluation, Skipped
 
 LARGE, SMALL = 160, 80  # sides of thumbnails, in pixels (shown at about half of that)
 FACES = 200  # classes that get a small picture in the table
 LISTED = 200  # skipped photos that are listed by name
+
+#: How photos were judged that are no test photos: a title, what they are, where the number comes from, what it says.
+_HOW = {
+    "out of fold": {
+        "title": "Out of fold",
+        "photos": "training photos, by cross-validation",
+        "by": "by cross-validation on the training photos",
+        "means": "every training photo was named by a model that had not seen it",
+    },
+    "held out": {
+        "title": "Held out",
+        "photos": "photos held out of training",
+        "by": "on the photos held out of training",
+        "means": "these photos were held out of the weights, but they chose among them, so new photos may be named"
+        " right a little less often",
+    },
+}
 
 
 def write_report(
@@ -34,28 +52,36 @@ def write_report(
     warnings: Sequence[str] = (),
     train_examples: Mapping[str, Sequence[str]] | None = None,
     thumbnails: bool = True,
-    out_of_fold: Evaluation | None = None,
+    judged: Evaluation | None = None,
+    how: str = "out of fold",
+    training: Mapping[str, Any] | None = None,
+    folds: Mapping[str, Any] | None = None,
     seconds: Mapping[str, float] | None = None,
     root: Path | None = None,
 ) -> Path:
     """Write the page and return its path.
 
-    ``evaluation``: on the test split; where it is None, ``out_of_fold`` (answers for training photos by
-    models that had not seen them) takes its place. ``data``: {split: {class: photos}}. ``settings``: shown as
-    a table, nested mappings joined by dots. ``seconds``: {what: how long it took}, shown with the headline
-    numbers. ``train_examples``: photos of each class to lay beside mistakes; their paths, like those of the
-    evaluation, are taken from ``root`` where given. ``thumbnails=False`` keeps every picture out of the page.
+    ``evaluation``: on the test split; where it is None, ``judged`` takes its place: answers to photos by weights
+    that had not seen them, by ``how``: "out of fold" or "held out". ``training``: arguments of
+    `fieldmark.report.curves.section`. ``folds``: of `fieldmark.train.trained.by_fold`. ``data``:
+    {split: {class: photos}}. ``settings``: shown as a table, nested mappings joined by dots. ``seconds``: {what:
+    how long it took}, shown with the headline numbers. ``train_examples``: photos of each class to lay beside
+    mistakes; their paths, like those of the evaluation, are taken from ``root`` where given.
+    ``thumbnails=False`` keeps every picture out of the page.
 
     Raises FieldmarkError where the page cannot be written.
     """
-    shown = evaluation or out_of_fold
+    shown = evaluation or judged
     context: dict[str, Any] = {
         "title": title,
         "version": fieldmark.__version__,
         "today": date.today().isoformat(),
         "shown": shown,
-        "held_out": evaluation is not None,
-        "out_of_fold": out_of_fold if evaluation is not None else None,
+        "tested": evaluation is not None,
+        "judged": judged if evaluation is not None else None,
+        "how": _HOW[how],
+        "folds": folds if folds and len(folds["folds"]) > 1 else None,
+        "training": curves.section(**training) if training else None,
         "seconds": seconds or {},
         "splits": splits(data),
         "settings": list(flat(settings)),
@@ -69,7 +95,7 @@ def write_report(
     }
     wanted: list[tuple[str, int]] = []
     if shown is not None:
-        context |= judged(shown, data, train_examples or {})
+        context |= evaluated(shown, data, train_examples or {})
         faces = [row["face"] for row in context["classes"] if row["face"]][:FACES]
         wanted = [(photo, LARGE) for photo in large_photos(context)] + [(face, SMALL) for face in faces]
     context["picture"] = Pictures(wanted if thumbnails else [], root).uri

@@ -26,7 +26,7 @@ Examples = Mapping[str, Sequence[str]]
 Row = dict[str, Any]
 
 
-def judged(shown: Evaluation, data: Counts, examples: Examples) -> dict[str, Any]:
+def evaluated(shown: Evaluation, data: Counts, examples: Examples) -> dict[str, Any]:
     """All that an evaluation adds to the page."""
     scores, correct = (shown.predictions[column].to_numpy() for column in ("score", "correct"))
     mistakes = shown.predictions.take(np.flatnonzero(~correct)).to_pylist()

@@ -9,12 +9,19 @@ from typing import Any
 from fieldmark.runtime.bundle import Config
 
 _CLASSES = 200
+_HOW = {
+    "out_of_fold": "Out of fold (photos judged by a head that had not seen them, {folds} folds, {photos} photos)",
+    "held_out": "Held out (photos that did not train the weights, but chose among them, {photos} photos)",
+}
+_FITTED = {"out_of_fold": "out-of-fold predictions", "held_out": "the held-out photos"}
 
 
 def model_card(config: Config, metrics: Mapping[str, Any], counts: Mapping[str, int]) -> str:
     """README.md of a bundle, with the YAML front matter that model hubs read. counts: training photos a class."""
     section = config.fieldmark
-    out_of_fold = metrics.get("out_of_fold", {})
+    how = "held_out" if "held_out" in metrics else "out_of_fold"
+    judged = metrics.get(how, {})
+    photos = judged.get("n", section.training.get("n_train"))
     lines = [
         "---",
         "library_name: fieldmark",
@@ -35,16 +42,15 @@ def model_card(config: Config, metrics: Mapping[str, Any], counts: Mapping[str, 
         "",
         "## How good",
         "",
-        f"Out of fold (photos judged by a head that had not seen them, {section.training.get('folds')} folds, "
-        f"{section.training.get('n_train')} photos): top-1 {_percent(out_of_fold.get('top1'))}, "
-        f"ECE {_number(out_of_fold.get('ece'))}.",
+        f"{_HOW[how].format(folds=section.training.get('folds'), photos=photos)}: "
+        f"top-1 {_percent(judged.get('top1'))}, ECE {_number(judged.get('ece'))}.",
         "A test split, where there is one, is reported beside the model in the run folder.",
         "",
-        "Scores are calibrated by one temperature, fitted on out-of-fold predictions. They hold for photos like "
+        f"Scores are calibrated by one temperature, fitted on {_FITTED[how]}. They hold for photos like "
         "those it learned from; for others they are too sure.",
         "",
         *_changes(section.training.get("changes", [])),
-        *_confusions(metrics),
+        *_confusions(metrics, how.replace("_", " ")),
         "## Classes",
         "",
         "| class | training photos |",
@@ -61,13 +67,13 @@ def model_card(config: Config, metrics: Mapping[str, Any], counts: Mapping[str, 
     return "\n".join(lines)
 
 
-def _confusions(metrics: Mapping[str, Any]) -> list[str]:
+def _confusions(metrics: Mapping[str, Any], how: str) -> list[str]:
     pairs = metrics.get("confusions", [])[:10]
     if not pairs:
         return []
     rows = [f"| {_cell(p['label'])} | {_cell(p['predicted'])} | {p['n']} |" for p in pairs]
     return [
-        "## Known confusions (out of fold)",
+        f"## Known confusions ({how})",
         "",
         "| is | was called | photos |",
         "| --- | --- | ---: |",

@@ -174,9 +174,9 @@ def test_one_photo(tmp_path):
 
 def test_without_a_test_split(tmp_path):
     folds = made_up(["a", "b", "c"])
-    page = report(tmp_path, None, out_of_fold=folds)
+    page = report(tmp_path, None, judged=folds)
     assert "by cross-validation" in page.text and "There was no test split" in page.text
-    both = report(tmp_path, made_up(["a", "b", "c"], seed=1), out_of_fold=folds)
+    both = report(tmp_path, made_up(["a", "b", "c"], seed=1), judged=folds)
     assert "Out of fold" in both.text and f"{100 * folds.top1:.1f}%" in both.text
     neither = report(tmp_path, None, data={"train": {"a": 3, "b": 1}})
     assert "No numbers yet" in neither.text and "train" in neither.text
