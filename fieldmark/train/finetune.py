@@ -130,7 +130,9 @@ class Finetune:
             Photos([looked.paths[i] for i in rows], [looked.content[i] for i in rows], min_side=size)
             for rows in (np.flatnonzero(~held), np.flatnonzero(held))
         ]
-        data = data_key(looked.content, [looked.classes[i] for i in looked.y], held, looked.graph.key)
+        data = data_key(
+            looked.content, [looked.classes[i] for i in looked.y], held.tolist(), looked.graph.key
+        )
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
             made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler)
             if made is not None:
