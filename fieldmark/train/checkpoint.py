@@ -108,6 +108,11 @@ def unpack_optimizer(
         optimizer.load_state_dict({"state": inner, "param_groups": state["groups"]})
     except (ValueError, KeyError) as error:
         raise FieldmarkError(f"the checkpoint belongs to another optimiser ({error})") from error
+    # Fused kernels pair a parameter with its moments by place in memory: channels-last ones need such moments.
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _all(folder: Path) -> list[Path]:
