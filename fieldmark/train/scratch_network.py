@@ -35,6 +35,9 @@ class ScratchNetwork:
 
     def finish(self) -> TextbookCNN:
         """The network as it is saved."""
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d) and module.num_batches_tracked is not None:
+                module.num_batches_tracked.zero_()  # nothing reads it, and checkpoints do not hold it
         return self.model.cpu().eval().requires_grad_(False)
 
 

@@ -114,7 +114,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("more", [{}, {"head": "recurrent", "batch_norm": False, "rotate": 10.0}])
+@pytest.mark.parametrize("more", [{}, {"head": "recurrent", "batch_norm": False, "rotate": 10.0}], ids=str)
 def test_killed_and_resumed(photos, tmp_path, more):
     """The same bits as a run that was not killed; what the last checkpoint holds is not done again."""
 
