@@ -14,6 +14,7 @@ from torch import nn
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import checkpoint
 from fieldmark.train.checkpoint import STATE, TENSORS
+from fieldmark.train.optimizer import make
 
 DICE = torch.Generator().manual_seed(0)
 
@@ -169,7 +170,7 @@ def test_clear(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "plain sgd", "rmsprop", "idle"])
 def test_an_optimiser_goes_on_to_the_bit(tmp_path: Path, name: str) -> None:
-    make = {
+    how = {
         "adamw": lambda p: torch.optim.AdamW(p, 0.1, fused=True),
         "adam": lambda p: torch.optim.Adam(p, 0.1, fused=True, amsgrad=True),
         "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, fused=True),
@@ -181,7 +182,7 @@ def test_an_optimiser_goes_on_to_the_bit(tmp_path: Path, name: str) -> None:
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(1)
         model = nn.Linear(4, 3)
-        return model, make([{"params": [model.weight], "peak": 1 / 3}, {"params": [model.bias], "lr": 0.05}])
+        return model, how([{"params": [model.weight], "peak": 1 / 3}, {"params": [model.bias], "lr": 0.05}])
 
     def steps(model: nn.Module, optimizer: torch.optim.Optimizer, which: range) -> None:
         for step in which:
@@ -204,6 +205,37 @@ def test_an_optimiser_goes_on_to_the_bit(tmp_path: Path, name: str) -> None:
         other.bias.copy_(saved.tensors["b"])
     checkpoint.unpack_optimizer(again, saved.tensors, saved.state["optimizer"])
     assert again.param_groups[0]["peak"] == 1 / 3
+    steps(other, again, range(3, 6))
+    assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_moments_stay_with_their_weights_in_any_layout(tmp_path: Path, name: str) -> None:
+    """Fused kernels pair weights and moments by their place in memory."""
+
+    def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(1)
+        model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return model, make(name, [{"params": list(model.parameters()), "lr": 0.1}])
+
+    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, which: range) -> None:
+        for step in which:
+            optimizer.zero_grad()
+            x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(step))
+            model(x.contiguous(memory_format=torch.channels_last)).square().mean().backward()
+            optimizer.step()
+
+    model, optimizer = fresh()
+    steps(model, optimizer, range(3))
+    packed, rest = checkpoint.pack_optimizer(optimizer)
+    checkpoint.write(tmp_path, 3, {**packed, "w": model.weight, "b": model.bias}, {"optimizer": rest})
+    steps(model, optimizer, range(3, 6))
+    saved = checkpoint.newest(tmp_path)
+    other, again = fresh()
+    with torch.no_grad():
+        other.weight.copy_(saved.tensors["w"])
+        other.bias.copy_(saved.tensors["b"])
+    checkpoint.unpack_optimizer(again, saved.tensors, saved.state["optimizer"])
     steps(other, again, range(3, 6))
     assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
 
