@@ -118,7 +118,7 @@ class Finetune:
     def fit(self, looked: Looked, held: np.ndarray) -> Trained:
         """held: [N] bool, the photos that are kept out of the weights."""
         if not held.any():
-            return self._instant(looked, "every class has but one photo, so none can judge fine-tuning")
+            return self._instant(looked, "too few photos for any to judge fine-tuning")
         part = subset(looked, np.flatnonzero(~held))
         space, choice, _ = self.instant.select(part)
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
