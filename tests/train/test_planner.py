@@ -1,0 +1,209 @@
+"""Plans from epochs or a budget: with speeds that are given here, so that no clock decides."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fieldmark.nn.chain import chain
+from fieldmark.train import planner as planners
+from fieldmark.train.loop import Watch
+from fieldmark.train.planner import Planner, Speed, shares
+from fieldmark.train.recipe import Recipe
+
+Make = Callable[..., Any]
+
+
+def planner(gpu: bool = False, world: int = 1, rate: float = 100.0, **options: Any) -> Planner:
+    return Planner(Recipe(**options), 5, Watch(time.time()), rate, gpu=gpu, workers=1, world=world)
+
+
+@pytest.fixture
+def speeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
+    """Set how quick this machine is taken to be: behind a late cut the steps are four times as quick."""
+
+    def given(early: Speed, entries: int = 1000) -> None:
+        def measure(self: Planner, network: Any, cut: str) -> Speed:
+            self.entries = entries
+            late = cut and network.usable().index(cut) > network.usable().index(self.early)
+            return Speed(early.lower / 2, early.step * 4) if late else early
+
+        monkeypatch.setattr(Planner, "_measure", measure)
+        monkeypatch.setattr(Planner, "early", None, raising=False)
+        real = Planner._cut
+
+        def cut(self: Planner, network: Any, most: float) -> str:
+            self.early = real(self, network, planners.FRESH)
+            return real(self, network, most)
+
+        monkeypatch.setattr(Planner, "_cut", cut)
+
+    return given
+
+
+def test_epochs_as_asked_for(network: Make) -> None:
+    plan = planner(epochs=4, batch=8, lr=1e-4, head_lr=1e-2).plan(network(), 50, 6, "balanced")
+    phase = plan.phases[0]
+    assert (plan.seed, plan.photos, plan.held_out, plan.sampler) == (5, 50, 6, "balanced")
+    assert phase.steps == 4 * (50 // 8) and phase.batch == 8 and phase.views == 0
+    assert phase.save_every == 50 // 8, "a checkpoint an epoch"
+    assert phase.judge_every == math.ceil(24 / planners.LOOKS) and (phase.lr, phase.head_lr) == (1e-4, 1e-2)
+    assert plan.warm_views == planners.WARM_VIEWS and plan.why == "4 epochs, as asked for"
+
+
+def test_what_the_recipe_says_stands_in_the_plan(network: Make) -> None:
+    given: dict[str, Any] = {
+        "optimizer": "sgd",
+        "momentum": 0.5,
+        "weight_decay": 0.2,
+        "layer_decay": 0.7,
+        "average": 0.9,
+        "clip": 3.0,
+        "patience": 4,
+        "on_nan": "skip",
+    }
+    plan = planner(epochs=1, **given).plan(network(), 50, 6, "all")
+    assert {name: getattr(plan, name) for name in given} == given
+
+
+def test_few_photos_are_one_batch(network: Make) -> None:
+    phase = planner(epochs=3).plan(network(), 5, 2, "all").phases[0]
+    assert phase.batch == 5 and phase.steps == 3
+    shared = planner(epochs=3, world=2).plan(network(), 5, 2, "all").phases[0]
+    assert shared.batch == 4, "the same for every process"
+
+
+def test_the_cut(network: Make) -> None:
+    net = network()
+    early, late = (planner(epochs=1)._cut(net, most) for most in (planners.FRESH, planners.KEPT))
+    places = net.usable()
+    part = dict(
+        zip([link.name for link in net.links], shares(net.links, torch.zeros(1, 3, 32, 32)), strict=True)
+    )
+    assert early in ("", *places) and late in places
+    assert part[late] <= planners.KEPT and (not early or part[early] <= planners.FRESH)
+    after = places.index(late) + 1
+    assert after == len(places) or part[places[after]] > planners.KEPT, "as late as may be"
+    assert (
+        planner(epochs=1, cut="none")._cut(net, 0.9) == ""
+        and planner(epochs=1, cut="x")._cut(net, 0.9) == "x"
+    )
+    assert planner(gpu=True, epochs=1)._cut(net, 0.9) == "", "a GPU learns all of it"
+    assert planner(epochs=1)._cut(network("test_vit", size=160), 0.9) == ""
+
+
+def test_shares_are_multiplications() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1))
+    x = torch.zeros(1, 3, 10, 10)
+    first, last = 3 * 4, 4 * 8 * 9
+    expected = [first / (first + last), first / (first + last), 1.0]
+    assert shares(chain(model, x, model), x) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(320, 224), (64, 32), (32, 32), (448, 320)])
+def test_views_are_smaller_than_photos(size: int, expected: int) -> None:
+    class Fake:
+        class method:
+            class backbone:
+                fixed = False
+
+    Fake.size = size
+    assert planner(epochs=1)._size(Fake) == expected
+    assert planner(epochs=1, train_size=100)._size(Fake) == 100
+    Fake.method.backbone.fixed = True
+    assert planner(epochs=1)._size(Fake) == size
+
+
+def test_the_deadline_leaves_time_to_end() -> None:
+    one = planner(budget=100.0, rate=50.0)
+    assert one.deadline(200, 50) == pytest.approx(98 - planners.WRITING - 250 / 50)
+    assert one.deadline(10**6, 0) == pytest.approx(98 - planners.WRITING - planners.KNOWN / 50)
+
+
+def test_seconds_of_a_plan() -> None:
+    speed = Speed(lower=50.0, step=100.0)
+    assert speed.seconds(200, 3, 0) == pytest.approx(200 * 3 / 100 + 200 * 3 / 50)
+    assert speed.seconds(200, 3, 2) == pytest.approx(200 * 3 / 100 + 200 * 2 / 50)
+
+
+@pytest.mark.parametrize("budget", [1.0, 10.0, 15.0])
+def test_a_budget_too_small(network: Make, speeds: Make, budget: float) -> None:
+    speeds(Speed(1000.0, 1000.0))
+    assert planner(budget=budget).plan(network(), 100, 10, "all") is None
+
+
+def test_a_short_budget_keeps_views_as_maps(network: Make, speeds: Make) -> None:
+    speeds(Speed(100.0, 50.0))
+    plan = planner(budget=100.0).plan(network(), 1000, 10, "all")
+    phase = plan.phases[0]
+    assert phase.cut and 1 <= phase.views <= planners.MOST_VIEWS and "kept as maps" in plan.why
+    left = 100 * 0.98 - planners.WRITING - 1010 / 100
+    used = phase.steps * phase.batch / 200 + phase.views * 1000 / 50 + plan.warm_views * 1000 / 100
+    assert used == pytest.approx(left, rel=0.2) and phase.views * 1000 / 50 <= max(20, planners.MAKING * left)
+    assert phase.save_every == pytest.approx(planners.SAVE_SECONDS * 200 / phase.batch, abs=1)
+
+
+def test_a_long_budget_sees_new_views(network: Make, speeds: Make) -> None:
+    speeds(Speed(100.0, 50.0))
+    plan = planner(budget=600.0).plan(network(), 1000, 10, "all")
+    phase = plan.phases[0]
+    assert phase.views == 0 and "new views fit" in plan.why
+    epochs = phase.steps * phase.batch / 1000
+    left = 588 - planners.WRITING - 1010 / 100 - plan.warm_views * 1000 / 100
+    assert (
+        epochs == pytest.approx(left / (1000 / 50 + 1000 / 100), rel=0.05) and epochs > planners.FEWEST_FRESH
+    )
+
+
+def test_no_room_for_maps_is_no_plan_for_a_short_budget(network: Make, speeds: Make) -> None:
+    speeds(Speed(100.0, 50.0))
+    assert planner(budget=100.0, cache_gb=0.0).plan(network(), 1000, 10, "all") is None
+    few = planner(budget=100.0, cache_gb=0.0021).plan(network(), 1000, 10, "all")
+    assert few.phases[0].views == 1, "2 MB a view"
+
+
+def test_a_slow_machine_says_no(network: Make, speeds: Make) -> None:
+    speeds(Speed(2.0, 1.0))
+    assert planner(budget=60.0).plan(network(), 1000, 10, "all") is None
+
+
+@pytest.mark.parametrize(("budget", "planned"), [(40.0, True), (22.0, False)])
+def test_a_network_that_cannot_be_cut(network: Make, speeds: Make, budget: float, planned: bool) -> None:
+    """It learns whole, on new views, where one and a half epochs fit."""
+    speeds(Speed(math.inf, 50.0), entries=0)
+    plan = planner(budget=budget, rate=1e6).plan(network("test_vit", size=160), 400, 10, "all")
+    assert (plan is not None) == planned
+    if plan is not None:
+        assert plan.phases[0].cut == "" and plan.phases[0].views == 0
+        assert 1.5 <= plan.phases[0].steps * plan.phases[0].batch / 400 < 6
+
+
+def test_a_cut_that_was_asked_for(network: Make, speeds: Make) -> None:
+    speeds(Speed(100.0, 50.0))
+    plan = planner(budget=200.0, cut="none").plan(network(), 400, 10, "all")
+    assert plan.phases[0].cut == "" and plan.phases[0].views == 0
+    assert planner(budget=30.0, cut="none").plan(network(), 4000, 10, "all") is None
+
+
+def test_measuring_leaves_the_network_as_it_was(network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planners, "_rate", lambda net, x: real(net, x, 0.01))
+    net, x = network(), torch.randn(2, 3, 32, 32)
+    before = {name: value.clone() for name, value in net.module.state_dict().items()}
+    one = planner(budget=60.0, batch=2)
+    one.size = 32
+    speed = one._measure(net, net.usable()[1])
+    assert speed.lower > 0 and speed.step > 0 and one.entries == net.open(net.usable()[1])(x)[0].numel()
+    net.close()
+    assert one._measure(net, "").lower == math.inf
+    after = net.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in net.module.parameters())
+
+
+real = planners._rate
