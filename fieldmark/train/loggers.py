@@ -124,7 +124,8 @@ class TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder), purge_step=step)
+            # Files are named by the second: one that is resumed at once would take the place of the first.
+            self._writer = SummaryWriter(str(self.folder), purge_step=step, filename_suffix=f".{step:08d}")
         for name, value in values.items():
             self._writer.add_scalar(f"{group}/{name}", value, step)
 
