@@ -78,3 +78,4 @@ def warm_head(
             loss.backward()
             optimizer.step()
             schedule.step()
+    optimizer.zero_grad()  # else the first step of training would add this gradient to its own

@@ -47,6 +47,7 @@ def test_it_starts_from_zero_and_the_seed_decides() -> None:
         head = nn.Linear(6, 3)
         warm_head(head, [z, -z], y, criterion, seed)
         heads.append(head.weight.detach())
+        assert all(parameter.grad is None for parameter in head.parameters()), "nothing goes on into training"
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
