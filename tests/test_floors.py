@@ -32,6 +32,7 @@ FLOORS = {
     "recognizer": 7,
     "run": 7,
     "run_folder": 7,
+    "run_photos": 7,
     "cli": 7,
 }
 #: What a floor may not import at all, wherever the import stands: the base is installed without it.

@@ -265,7 +265,8 @@ class Finetune:
             label_smoothing=recipe.label_smoothing,
             log_prior=None if prior is None else torch.from_numpy(prior),
         )
-        return Network(method, criterion, recipe.depthwise), uneven
+        depthwise = self.planner.gpu if recipe.depthwise is None else recipe.depthwise
+        return Network(method, criterion, depthwise), uneven
 
     def _feed(
         self, network: Network, plan: Plan, number: int, looked: Looked, train: Photos, held: Photos

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from fieldmark.data.augment import mix
+from fieldmark.data.augment.mix import mix
 from fieldmark.data.sampler import epoch_order, shard
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import checkpoint, optimizer

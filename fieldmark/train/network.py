@@ -39,7 +39,7 @@ class Network:
         method.projection.requires_grad_(criterion.needs_embedding)
         for module in method.backbone.modules():
             if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
-                module.weight.requires_grad_(depthwise)
+                module.requires_grad_(depthwise)
         for module in method.modules():
             if isinstance(module, FixedReduction):
                 free(module)

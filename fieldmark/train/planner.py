@@ -21,7 +21,7 @@ from fieldmark.train.recipe import Recipe
 
 #: Where networks are cut, as shares of the multiplications that lie before the cut: for maps that are kept, and
 #: for training on new views.
-KEPT, FRESH = 0.5, 0.25
+KEPT, FRESH = 0.65, 0.35
 #: Where the budget allows fewer epochs of new views than this, maps are kept.
 FEWEST_FRESH = 6.0
 #: Fewer epochs than this change nothing for the better: the instant model is the answer.

@@ -39,8 +39,9 @@ class Recipe(BaseModel):
     train_size: side of the views in pixels (none: 0.7 of the size that is answered at, as FixRes has it).
     lr, head_lr: peak rates of the network and of the head. loss: see `fieldmark.losses`. imbalance: see
     `fieldmark.train.imbalance`. cut: the module behind which the network learns ("none": all of it learns;
-    none: planned). cache_gb: room for maps on the disk. folds: so many models more are trained, each without one
-    fold of the photos, on which it is judged (none: no cross-validation). log: see `fieldmark.train.loggers`.
+    none: planned). depthwise: do depthwise kernels learn (none: on GPUs)? cache_gb: room for maps on the disk.
+    folds: so many models more are trained, each without one fold of the photos, on which it is judged (none: no
+    cross-validation). log: see `fieldmark.train.loggers`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,7 +64,7 @@ class Recipe(BaseModel):
     augment: Augment = Augment()
     train_size: int | None = Field(None, ge=16, le=4096)
     cut: str | None = None
-    depthwise: bool = True
+    depthwise: bool | None = None
     cache_gb: float = Field(4.0, ge=0)
     amp: Literal["auto", "no", "bf16", "fp16"] = "auto"
     on_nan: Literal["fail", "skip"] = "fail"

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from fieldmark.data.augment import Augment, augment, mix, view_rng
+from fieldmark.data.augment import Augment
 from fieldmark.data.augment import policy as policies
-from fieldmark.data.augment.view import _box
+from fieldmark.data.augment.mix import mix
+from fieldmark.data.augment.view import _box, augment, view_rng
 from fieldmark.runtime.preprocess import Preprocess
 
 #: Everything off; tests switch on what they look at.

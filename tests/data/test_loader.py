@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from fieldmark.data import loader as loaders
-from fieldmark.data.augment import Augment, augment, view_rng
+from fieldmark.data.augment import Augment
+from fieldmark.data.augment.view import augment, view_rng
 from fieldmark.data.loader import Loader, Photos, normalise
 from fieldmark.runtime import image
 from fieldmark.runtime.errors import ImageError

@@ -34,11 +34,14 @@ def learned(n: int = 120, d: int = 300, n_classes: int = 5, ridge: float = 2.0) 
     y = np.arange(n) % n_classes
     z = (2 + centres[y] + dice.normal(size=(n, d))).astype(np.float32)
     new = (2 + centres[-1] + dice.normal(size=(25, d))).astype(np.float32)
-    trained = SimpleNamespace(
+    known = SimpleNamespace(
         z=z,
         y=y,
         space=Subspace.fit(z, Scaling.fit(z, [d]), y),
         squared=Choice(ridge, 0.0, np.zeros(1), 0.0, 1.0, np.zeros((1, 1))),
+    )
+    trained = SimpleNamespace(
+        known=known,
         classes=[str(i) for i in range(n_classes)],
         settings=SimpleNamespace(seed=0, loss="squared_error"),
     )
@@ -63,9 +66,9 @@ def coordinates(moments: Moments, z: np.ndarray) -> np.ndarray:
 @pytest.mark.usefixtures("honest")
 def test_moments_alone_give_the_trained_head() -> None:
     trained, _ = learned()
-    full = fit_head(trained.z, trained.space, trained.y, 5, trained.squared)
-    mine = logits(Moments.gather(trained), trained.z)
-    np.testing.assert_allclose(mine, full.logits(trained.z), atol=0.03)  # eight bits a direction
+    full = fit_head(trained.known.z, trained.known.space, trained.known.y, 5, trained.known.squared)
+    mine = logits(Moments.gather(trained), trained.known.z)
+    np.testing.assert_allclose(mine, full.logits(trained.known.z), atol=0.03)  # eight bits a direction
 
 
 @pytest.mark.usefixtures("honest")
@@ -76,12 +79,12 @@ def test_one_class_more_is_ridge_regression_beside_the_others() -> None:
     moments = Moments.gather(trained)
     more = moments.add(new)
     k = moments.basis.shape[1]
-    c = np.concatenate([trained.space.coordinates[:, :k], coordinates(moments, new)]).astype(np.float64)
-    targets = np.eye(6)[np.append(trained.y, [5] * len(new))]
-    expected = Ridge(trained.squared.ridge).fit(c, targets)
+    c = np.concatenate([trained.known.space.coordinates[:, :k], coordinates(moments, new)]).astype(np.float64)
+    targets = np.eye(6)[np.append(trained.known.y, [5] * len(new))]
+    expected = Ridge(trained.known.squared.ridge).fit(c, targets)
     np.testing.assert_allclose(logits(more, new), expected.predict(coordinates(moments, new)), atol=1e-3)
     assert (logits(more, new).argmax(1) == 5).all()
-    assert (logits(more, trained.z).argmax(1) == trained.y).mean() > 0.95
+    assert (logits(more, trained.known.z).argmax(1) == trained.known.y).mean() > 0.95
     assert more.sums[:, -1].tolist() == [24] * 5 + [25], "photos of each class"
 
 
@@ -91,8 +94,8 @@ def test_the_order_does_not_matter() -> None:
     a, b = new[:10], new[10:] - 3
     one, other = moments.add(a).add(b), moments.add(b).add(a)
     np.testing.assert_allclose(one.moment, other.moment, atol=1e-9)
-    swapped = logits(other, trained.z)[:, [0, 1, 2, 3, 4, 6, 5]]
-    np.testing.assert_allclose(logits(one, trained.z), swapped, atol=1e-6)
+    swapped = logits(other, trained.known.z)[:, [0, 1, 2, 3, 4, 6, 5]]
+    np.testing.assert_allclose(logits(one, trained.known.z), swapped, atol=1e-6)
 
 
 def test_removing_takes_its_own_logit_only() -> None:

@@ -1,7 +1,8 @@
-"""Augmented views of photos: what may vary (`Augment`), one view (`augment`), mixed batches (`mix`)."""
+"""Augmented views of photos: what may vary (`settings`), one view (`view`), mixed batches (`mix`).
 
-from fieldmark.data.augment.mix import mix
+Only the settings are imported here: they need no PyTorch.
+"""
+
 from fieldmark.data.augment.settings import Augment
-from fieldmark.data.augment.view import augment, view_rng
 
-__all__ = ["Augment", "augment", "mix", "view_rng"]
+__all__ = ["Augment"]
