@@ -1,0 +1,69 @@
+"""Two processes train one model: torchrun on the CPU."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fieldmark.train import processes
+
+
+def test_alone_is_the_first_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert (processes.rank(), processes.world(), processes.main()) == (0, 1, True)
+
+
+def test_the_environment_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert (processes.rank(), processes.world(), processes.main()) == (1, 3, False)
+
+
+def _train(photos: Path, out: Path, count: int) -> dict[str, Any]:
+    """`fieldmark train` with so many processes."""
+    flags = ["--epochs", "2", "--batch", "8", "--size", "64", "--train-size", "64", "--json", "--quiet"]
+    command = ["-m", "fieldmark", "train", str(photos), "--out", str(out), *flags]
+    if count > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [
+            "-m",
+            "torch.distributed.run",
+            f"--nproc-per-node={count}",
+            f"--master-port={port}",
+            *command,
+        ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(answers) == 1, "one process speaks"
+    return json.loads(answers[0])
+
+
+def test_two_processes_train_what_one_trains(photo_folder: Path, tmp_path: Path) -> None:
+    one, two = (_train(photo_folder, tmp_path / str(count), count) for count in (1, 2))
+    assert one["mode"] == two["mode"] == "finetune"
+    for name in ("n_train", "n_test", "epochs", "skipped"):
+        assert one[name] == two[name]
+    assert abs(one["top1"] - two["top1"]) <= 0.25  # eight test photos
+    assert sorted(p.name for p in (tmp_path / "1").iterdir()) == sorted(
+        p.name for p in (tmp_path / "2").iterdir()
+    )
+    curves = [list(csv.DictReader((tmp_path / name / "curve.csv").open())) for name in ("1", "2")]
+    assert [row["step"] for row in curves[0]] == [row["step"] for row in curves[1]]
+    # The warmed-up head is the same before the first step, so the held-out photos, each counted once, agree.
+    first, second = (float(rows[0]["held_out_loss"]) for rows in curves)
+    assert second == pytest.approx(first, abs=1e-3)
