@@ -16,7 +16,6 @@ import torch
 from accelerate import Accelerator
 
 from fieldmark.data.loader import Photos
-from fieldmark.data.split import folds
 from fieldmark.losses.combine import build as build_criterion
 from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.methods.descriptor import build as build_method
@@ -28,6 +27,7 @@ from fieldmark.train.checkpoint import Checkpoint
 from fieldmark.train.feeds import CachedFeed, Feed, Lower
 from fieldmark.train.finish import finished
 from fieldmark.train.head import EMBEDDING, MOST_WEIGHTS, fit_head
+from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Instant, Looked, subset
 from fieldmark.train.loop import Loop, Outcome, Watch
 from fieldmark.train.network import Network
@@ -38,8 +38,6 @@ from fieldmark.train.trained import Trained
 from fieldmark.train.warm import descriptors_of_views, warm_head
 
 BARS = "▁▂▃▄▅▆▇█"
-#: One photo of so many is held out where the catalog names none.
-HELD_OUT = 10
 #: Photos a second that a finished model is taken to look at, where all of them were in the cache.
 USUAL_RATE = 50.0
 
@@ -73,17 +71,6 @@ def finetune(
     if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
         cross_validate(run, recipe, looked, trained)
     return trained
-
-
-def hold_out(looked: Looked, val: np.ndarray) -> np.ndarray:
-    """Which photos judge, [N] bool: the catalog's own (``val``, [N] bool) if they show every class, else a tenth
-    of all. Every class keeps a photo to learn from."""
-    classes = len(looked.classes)
-    whole = len(np.unique(looked.y[val])) == classes
-    held = val.copy() if whole else folds(looked.y, looked.groups, HELD_OUT) == 0
-    lacking = np.bincount(looked.y[~held], minlength=classes) == 0
-    held[lacking[looked.y]] = False
-    return held
 
 
 class Finetune:

@@ -22,8 +22,9 @@ from fieldmark.nn.weights import Source
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import checkpoint, imbalance, loggers
-from fieldmark.train.finetune import BARS, hold_out
+from fieldmark.train.finetune import BARS
 from fieldmark.train.finish import KNOWN, finished
+from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Looked
 from fieldmark.train.loop import Loop, Outcome, Watch
 from fieldmark.train.network import Network

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.best import Score
-from fieldmark.train.finetune import Finetune, hold_out
+from fieldmark.train.finetune import Finetune
+from fieldmark.train.held_out import hold_out
 from fieldmark.train.loop import Watch
 from fieldmark.train.plan import PLAN, Plan
 from fieldmark.train.recipe import Recipe
@@ -159,12 +160,13 @@ def test_few_photos_train(look: Make, tmp_path: Path, counts: tuple[int, ...]) -
         assert any("one photo to learn from" in line for line in trained.warnings)
 
 
-def test_where_no_photo_can_judge_the_instant_model_is_given(look: Make, tmp_path: Path) -> None:
-    trained = fit(look(1), tmp_path)
-    assert (
-        trained.mode == "instant"
-        and "none can judge fine-tuning: this is the instant" in trained.warnings[-1]
-    )
+@pytest.mark.parametrize("counts", [(1,), (1, 2)])
+def test_where_no_photo_can_judge_the_instant_model_is_given(
+    look: Make, tmp_path: Path, counts: tuple[int, ...]
+) -> None:
+    trained = fit(look(*counts), tmp_path)
+    assert trained.mode == "instant"
+    assert trained.warnings[-1] == "too few photos for any to judge fine-tuning: this is the instant model"
     assert not (tmp_path / "checkpoints").exists()
 
 
