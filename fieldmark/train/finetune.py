@@ -20,7 +20,7 @@ from fieldmark.losses.combine import build as build_criterion
 from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.methods.descriptor import build as build_method
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.train import checkpoint, imbalance, loggers
 from fieldmark.train.best import Score
 from fieldmark.train.checkpoint import Checkpoint
@@ -134,15 +134,19 @@ class Finetune:
                 "give those, or start again with --overwrite"
             )
         number, saved = self._newest()
-        if saved is None:
-            self._warm_up(network, plan, part, photos[0])
-        else:
-            self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
         if self.recipe.budget is not None:
             self.watch.deadline = self.planner.deadline(len(part.y), len(y_held))
         for line in (plan.why, *plan.describe(), uneven.why):
             self.tell("note", line)
-        outcomes = self._phases(network, plan, number, saved, looked, photos, part.y, y_held)
+        try:
+            if saved is None:
+                self._warm_up(network, plan, part, photos[0])
+            else:
+                self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
+                self.tell("note", f"resumed at step {saved.step}, by the plan that it was begun with")
+            outcomes = self._phases(network, plan, number, saved, looked, photos, part.y, y_held)
+        except KeyboardInterrupt:  # the loop catches its own
+            return self._instant(looked, "interrupted before the first step", measure)
         reached = outcomes[-1].best.score
         assert reached is not None
         if reached.accuracy < measure.accuracy:
@@ -294,6 +298,9 @@ class Finetune:
 
 def _precision(asked: str) -> str:
     """Half precision pays on GPUs; on CPUs it was slower than single precision wherever we measured."""
+    gpu = torch.cuda.is_available()
+    if asked == "fp16" and not gpu:
+        raise UsageError("--amp fp16 needs a GPU")
     if asked != "auto":
         return asked
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if gpu and torch.cuda.is_bf16_supported() else "no"

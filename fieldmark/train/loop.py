@@ -101,6 +101,7 @@ class Loop:
         )
         self.optimizer = optimizer.make(plan.optimizer, groups, plan.momentum)
         self.shared = accelerator.prepare_model(self.module)
+        self.stepper = accelerator.prepare_optimizer(self.optimizer)  # which scales, in half precision
         self.average = Average(self.module, plan.average)
         self.targets, self.held = (torch.from_numpy(y).to(device) for y in (labels, held))
         self.batch = min(self.phase.batch, len(labels) // self.world * self.world)
@@ -171,11 +172,11 @@ class Loop:
         if losses is not None:
             if self.plan.clip:
                 self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
-            self.optimizer.step()
+            self.stepper.step()
             keep = min(1 - 1 / SMOOTH, self.step / (self.step + 1))
             for name, value in losses.items():
                 self.running[name] = keep * self.running.get(name, value) + (1 - keep) * value
-        self.optimizer.zero_grad(set_to_none=True)
+        self.stepper.zero_grad(set_to_none=True)
         self.average.update(self.step)
         self.step += 1
         self.progress += (1 - self.progress) / max(1, self.total - self.step + 1)

@@ -67,7 +67,6 @@ class Plan(BaseModel):
     average: float = Field(0.99, ge=0, lt=1)
     clip: float = 1.0
     patience: int = 0
-    precision: Literal["no", "bf16", "fp16"] = "no"
     on_nan: Literal["fail", "skip"] = "fail"
     #: Why it looks as it does, for people.
     why: str = ""

@@ -149,6 +149,16 @@ def test_ctrl_c_gives_a_good_model(look: Make, tmp_path: Path) -> None:
     )
 
 
+def test_ctrl_c_before_the_first_step_gives_the_instant_model(look: Make, tmp_path: Path) -> None:
+    def progress(what: str, *_: object) -> None:
+        if what == "warming up the head":
+            raise KeyboardInterrupt
+
+    trained = fit(look(12), tmp_path, progress=progress)
+    assert trained.mode == "instant"
+    assert "interrupted before the first step" in trained.warnings[-1]
+
+
 @pytest.mark.parametrize("counts", [(2, 2), (3, 2, 3, 2), (1, 6, 6)])
 def test_few_photos_train(look: Make, tmp_path: Path, counts: tuple[int, ...]) -> None:
     seen = look(*counts)
