@@ -58,6 +58,11 @@ def instead(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
         put(module, own)
 
 
+def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> State:
+    """Weights on the way from ``start`` (share 0) to ``end`` (share 1) (Wortsman et al., WiSE-FT, CVPR 2022)."""
+    return {name: torch.lerp(start[name], tensor, share) for name, tensor in end.items()}
+
+
 def soup(states: Sequence[Mapping[str, Tensor]]) -> State:
     """The mean of several states of one run (Wortsman et al., "Model soups", ICML 2022; Izmailov et al., 2018)."""
     return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}

@@ -46,7 +46,8 @@ class Score(NamedTuple):
 class Best:
     """The best weights so far, and how it came to them.
 
-    rows: of the learning curve, one an evaluation. stale: evaluations since the best.
+    rows: of the learning curve, one an evaluation. start: the weights before the first step. stale: evaluations
+    since the best.
     """
 
     score: Score | None = None
@@ -54,6 +55,7 @@ class Best:
     rows: list[dict[str, Any]] = field(default_factory=list)
     recent: list[State] = field(default_factory=list)
     stale: int = 0
+    start: State = field(default_factory=dict)
 
     def consider(self, state: Mapping[str, Tensor], score: Score) -> bool:
         """Keep a copy of these weights if they are better than all before."""
@@ -71,14 +73,16 @@ class Best:
         """The soup of the last snapshots, if there are several."""
         return soup(self.recent) if len(self.recent) > 1 else None
 
-    def settle(self, last: Mapping[str, Tensor], score: Score, photos: int) -> None:
+    def settle(self, last: Mapping[str, Tensor], score: Score, photos: int, floor: float = 0.0) -> bool:
         """End with the last weights, unless earlier ones were better beyond one standard error.
 
-        The best of many looks at a few held-out photos is mostly the luckiest.
+        The best of many looks at a few held-out photos is mostly the luckiest. floor: accuracy that must be had.
         """
         assert self.score is not None
-        if score.accuracy >= self.score.accuracy - self.score.error(photos):
+        good = score.accuracy >= max(floor, self.score.accuracy - self.score.error(photos))
+        if good:
             self.score, self.state = score, copied(last)
+        return good
 
     # -- checkpoints
 
@@ -86,6 +90,7 @@ class Best:
         tensors = {f"best.{name}": value for name, value in self.state.items()}
         for number, state in enumerate(self.recent):
             tensors |= {f"recent{number}.{name}": value for name, value in state.items()}
+        tensors |= {f"start.{name}": value for name, value in self.start.items()}
         return tensors, {
             "score": self.score,
             "rows": self.rows,
@@ -100,4 +105,4 @@ class Best:
 
         score = None if state["score"] is None else Score(*state["score"])
         recent = [part(f"recent{number}.") for number in range(state["recent"])]
-        return cls(score, part("best."), list(state["rows"]), recent, state["stale"])
+        return cls(score, part("best."), list(state["rows"]), recent, state["stale"], part("start."))

@@ -144,7 +144,9 @@ class Finetune:
             else:
                 self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
                 self.tell("note", f"resumed at step {saved.step}, by the plan that it was begun with")
-            outcomes = self._phases(network, plan, number, saved, looked, photos, part.y, y_held)
+            outcomes = self._phases(
+                network, plan, number, saved, looked, photos, part.y, y_held, measure.accuracy
+            )
         except KeyboardInterrupt:  # the loop catches its own
             return self._instant(looked, "interrupted before the first step", measure)
         reached = outcomes[-1].best.score
@@ -184,14 +186,15 @@ class Finetune:
         photos: list[Photos],
         y: np.ndarray,
         y_held: np.ndarray,
+        floor: float,
     ) -> list[Outcome]:
-        """Train phase after phase, from ``number`` on, where ``saved`` says how far it came."""
+        """Train phase after phase, from ``number`` on, where ``saved`` says how far it came. floor: of `Loop`."""
         outcomes: list[Outcome] = []
         for phase in range(number, len(plan.phases)):
             feed = self._feed(network, plan, phase, looked, *photos)
             folder = self.folder / f"phase-{phase + 1}"
             self.loop = Loop(
-                network, feed, y, y_held, plan, phase, self.watch, folder, self.tell, self.accelerator
+                network, feed, y, y_held, plan, phase, self.watch, folder, self.tell, self.accelerator, floor
             )
             outcomes.append(self.loop.run(saved))
             saved = None

@@ -23,7 +23,7 @@ from fieldmark.data.augment.mix import mix
 from fieldmark.data.sampler import epoch_order, shard
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import checkpoint, optimizer
-from fieldmark.train.averages import Average, copied, instead, learned, put
+from fieldmark.train.averages import Average, State, between, copied, instead, learned, put
 from fieldmark.train.best import Best, Score
 from fieldmark.train.feeds import Feed
 from fieldmark.train.network import Network
@@ -31,6 +31,8 @@ from fieldmark.train.plan import Plan
 
 #: A new estimate of the steps that are left is taken where it differs by this share.
 DIFFERENT = 0.03
+#: How far from the first weights to the last: the last are tried first.
+SHARES = (1.0, 0.75, 0.5)
 #: Losses are noted as their mean over about this many steps.
 SMOOTH = 20
 
@@ -67,7 +69,8 @@ class Loop:
     """One phase of a plan.
 
     network: opened at the phase's cut; labels: [N] of the photos of ``feed.train``; held: [M] of ``feed.held``;
-    folder: of the checkpoints; tell: progress ("step", done, total, photos a second) and notes ("note", text).
+    folder: of the checkpoints; floor: accuracy that the weights must have in the end; tell: progress ("step",
+    done, total, photos a second), a row of the curve ("curve", row) and notes ("note", text).
     """
 
     def __init__(
@@ -82,10 +85,11 @@ class Loop:
         folder: Path,
         tell: Callable[..., None],
         accelerator: Accelerator,
+        floor: float = 0.0,
     ):
         self.network, self.feed, self.plan, self.number = network, feed, plan, number
         self.phase, self.watch, self.folder, self.tell = plan.phases[number], watch, folder, tell
-        self.labels, self.accelerator = labels, accelerator
+        self.labels, self.accelerator, self.floor = labels, accelerator, floor
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         device = accelerator.device
         self.module = network.module.to(device)
@@ -119,6 +123,7 @@ class Loop:
         if resumed is not None:
             self._restore(resumed)
         else:
+            self.best.start = copied(learned(self.module))
             self._judge()
             self._save()
         self.first, self.began, self.seconds_before = self.step, self.watch.spent, self.seconds
@@ -136,10 +141,18 @@ class Loop:
         if self.step and self.best.rows[-1]["step"] != self.step:
             self._judge()
         if (mixture := self.best.mixture()) is not None:
-            with instead(self.module, mixture):
-                self.best.settle(mixture, self._score(), len(self.held))
+            self._settle(mixture)
         put(self.module, self.best.state)
         return Outcome(self.best, self.step * self.batch, self.seconds, stopped)
+
+    def _settle(self, end: State) -> None:
+        """End with these weights, or with some on the way to them; else with the best that was seen."""
+        for share in SHARES:
+            state = between(self.best.start, end, share)
+            with instead(self.module, state):
+                score = self._score()
+            if self.best.settle(state, score, len(self.held), self.floor):
+                return
 
     def _batches(self) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Row numbers [B] and pictures (or maps) [B, ...] of this process, for every step from now on."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fieldmark.train.averages import Average, copied, instead, learned, put, soup
+from fieldmark.train.averages import Average, between, copied, instead, learned, put, soup
 
 
 def module() -> nn.Module:
@@ -84,3 +84,9 @@ def test_the_soup_is_the_mean() -> None:
         {"a": torch.tensor([2.0, 4.0])},
     ]
     assert soup(states)["a"].tolist() == [2.0, 4.0]
+
+
+def test_between_lies_on_the_way() -> None:
+    start, end = {"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([4.0, -2.0])}
+    for share, there in ((0.0, [0, 2]), (0.25, [1, 1]), (1.0, [4, -2])):
+        assert between(start, end, share)["w"].tolist() == there

@@ -61,6 +61,13 @@ def test_the_last_weights_stay_unless_earlier_ones_were_better_beyond_chance() -
         assert best.score == (Score(last, 2.0) if kept == 2 else Score(0.8, 1.0))
 
 
+def test_less_than_the_floor_does_not_stay() -> None:
+    best = Best()
+    best.consider(state(1), Score(0.8, 1.0))
+    assert not best.settle(state(2), Score(0.79, 1.0), 25, floor=0.8) and best.state["w"].tolist() == [1, 1]
+    assert best.settle(state(2), Score(0.79, 1.0), 25, floor=0.79) and best.state["w"].tolist() == [2, 2]
+
+
 def test_a_copy_of_the_best_is_kept_and_waiting_is_counted() -> None:
     best = Best()
     first = state(1)

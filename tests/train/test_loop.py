@@ -277,7 +277,7 @@ def test_ctrl_c_ends_with_the_best_so_far(loop: Make, tmp_path: Path) -> None:
 
 
 def test_patience(loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([0.5, 0.6, 0.6, 0.5, 0.7, 0.1, 0.1, 0.1, 0.1, 0.1])
+    scores = iter([0.5, 0.6, 0.6, 0.5, 0.7, *[0.1] * 9])
     one = loop(tmp_path, judge_every=1, patience=3)
     monkeypatch.setattr(one, "_score", lambda: Score(next(scores), 1.0))
     ended = one.run()
