@@ -16,7 +16,15 @@ from pathlib import Path
 Row = dict[str, str]
 HERE = Path(__file__).resolve().parent
 #: The results that something is wanted of, in the order of the summary.
-JUDGED = ("instant_accuracy", "usual_script", "predict_speed", "cold_start", "predict_memory", "add_class")
+JUDGED = (
+    "instant_accuracy",
+    "usual_script",
+    "predict_speed",
+    "cold_start",
+    "predict_memory",
+    "add_class",
+    "finetune",
+)
 #: Column titles of train.csv, and where their numbers come from.
 TRAIN = {
     "training photos": ("train, cold cache", "n"),
