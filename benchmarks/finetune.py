@@ -126,9 +126,14 @@ def fieldmark(cell: picture.Cell, results: common.Results, limit: int | None) ->
         run, cache = folder / "run", folder / "cache"
         told = common.fieldmark("train", source, "--out", run, *flags, cache=cache).answer
         details = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    plan = details.get("plan") or {}
-    how = " then ".join(map(str, plan.get("stages", []))) if isinstance(plan, dict) else str(plan)
+    chosen = details["chosen"]
+    phases = (chosen.get("plan") or {}).get("phases", [])
+    how = " then ".join("cached stages" if phase["views"] else "end-to-end" for phase in phases)
     note = "; ".join(str(word) for word in (told.get("mode"), how) if word)
+    if told.get("photos_per_second"):  # what train tells is the speed of its steps alone
+        told["photos_per_second_training"] = told["photos_per_second"]
+        seen = told["epochs"] * (told["n_train"] - chosen["held_out"])
+        told["photos_per_second"] = seen / told["seconds"]
     return {**told, "right": round(told["top1"] * told["n_test"]), "note": note}
 
 
