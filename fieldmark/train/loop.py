@@ -57,7 +57,8 @@ class Watch:
 
 
 class Outcome(NamedTuple):
-    """What a phase ended with. photos: seen in all its steps; seconds: spent in them; stopped: why it ended."""
+    """What a phase ended with. photos: seen in its steps; seconds: it took, waiting and judging included; stopped:
+    why it ended."""
 
     best: Best
     photos: int
@@ -113,7 +114,7 @@ class Loop:
         self.epoch_steps = len(labels) // self.batch
         self.total, self.step, self.progress = self.phase.steps, 0, 0.0
         self.best = Best()
-        self.seconds = 0.0
+        self.before, self.began = 0.0, self.watch.spent
         self.running: dict[str, float] = {}
 
     # -- the run
@@ -126,14 +127,12 @@ class Loop:
             self.best.start = copied(learned(self.module))
             self._judge()
             self._save()
-        self.first, self.began, self.seconds_before = self.step, self.watch.spent, self.seconds
+        self.first, self.began = self.step, self.watch.spent
         stopped = self._stop()
         try:
             if not stopped:
                 for rows, images in self._batches():
-                    begun = time.perf_counter()
                     self._train(rows, images)
-                    self.seconds += time.perf_counter() - begun
                     if stopped := self._between():
                         break
         except KeyboardInterrupt:
@@ -143,7 +142,11 @@ class Loop:
         if (mixture := self.best.mixture()) is not None:
             self._settle(mixture)
         put(self.module, self.best.state)
-        return Outcome(self.best, self.step * self.batch, self.seconds, stopped)
+        return Outcome(self.best, self.step * self.batch, self._seconds(), stopped)
+
+    def _seconds(self) -> float:
+        """Spent in this phase, by earlier processes too; waiting for photos and judging count."""
+        return self.before + self.watch.spent - self.began
 
     def _settle(self, end: State) -> None:
         """End with these weights, or with some on the way to them; else with the best that was seen."""
@@ -293,7 +296,7 @@ class Loop:
         finally:
             self.module.train(training)
             self.network.freeze_statistics()
-        return torch.cat(gather_object(out)) if out else torch.cat(gather_object([]))
+        return torch.cat(gather_object(out))
 
     def _score(self) -> Score:
         return Score.of(self.logits(), self.held.cpu())
@@ -333,7 +336,7 @@ class Loop:
             "total": self.total,
             "progress": self.progress,
             "micro": self.micro,
-            "seconds": self.seconds,
+            "seconds": self._seconds(),
             "spent": self.watch.spent,
             "running": self.running,
             "optimizer": groups,
@@ -354,4 +357,4 @@ class Loop:
         checkpoint.unpack_optimizer(self.optimizer, tensors, state["optimizer"])
         self.best = Best.unpack(tensors, state["best"])
         self.step, self.total, self.progress = saved.step, state["total"], state["progress"]
-        self.micro, self.seconds, self.running = state["micro"], state["seconds"], dict(state["running"])
+        self.micro, self.before, self.running = state["micro"], state["seconds"], dict(state["running"])

@@ -9,13 +9,14 @@ import gzip
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fieldmark.data.zoo.download import Remote, fetch
+from fieldmark.data.zoo.pictures import write_pictures
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 
 _UNSIGNED_BYTE = 8
@@ -85,6 +86,31 @@ def read(
     if array.shape != file.shape:
         raise FieldmarkError(f"{path} has the shape {array.shape}, not {file.shape}")
     return array
+
+
+def write(
+    files: Mapping[str, tuple[IdxFile, IdxFile]],
+    addresses: Sequence[str],
+    names: Sequence[str],
+    root: str | Path,
+    *,
+    source: str = "",
+    per_class: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    download: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a set as PNG files with its published split into ``root`` (see `write_pictures`).
+
+    files: of the pictures and of the labels, by split. source: a folder that holds the files (plain or .gz),
+    instead of fetching them. per_class: only the first so many of each class in each split.
+    ``download(done, total)`` counts bytes. Raises FieldmarkError where the files cannot be had or are not the
+    published ones.
+    """
+    parts = {
+        split: (read(images, addresses, source, download), read(labels, addresses, source, download))
+        for split, (images, labels) in files.items()
+    }
+    return write_pictures(root, parts, names, per_class=per_class, progress=progress)
 
 
 def _local(folder: Path, name: str) -> Path:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fieldmark.data.zoo.idx import IdxFile, read
-from fieldmark.data.zoo.pictures import write_pictures
+from fieldmark.data.zoo import idx
+from fieldmark.data.zoo.idx import IdxFile
 
 #: The home of the files refuses most visitors today; the Common Visual Data Foundation keeps them.
 ADDRESSES = (
@@ -62,14 +62,6 @@ def write(
     progress: Callable[[int, int], None] | None = None,
     download: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the digits as PNG files with the published split into ``root`` (see `write_pictures`).
-
-    source: a folder that holds the four files (plain or .gz), instead of fetching them. per_class: only the
-    first so many of each class in each split. ``download(done, total)`` counts bytes. Raises FieldmarkError
-    where the files cannot be had or are not the published ones.
-    """
-    parts = {
-        split: (read(images, ADDRESSES, source, download), read(labels, ADDRESSES, source, download))
-        for split, (images, labels) in FILES.items()
-    }
-    return write_pictures(root, parts, NAMES, per_class=per_class, progress=progress)
+    """See `fieldmark.data.zoo.idx.write`."""
+    more = {"source": source, "per_class": per_class, "progress": progress, "download": download}
+    return idx.write(FILES, ADDRESSES, NAMES, root, **more)  # type: ignore[arg-type]
