@@ -119,7 +119,7 @@ class Recipe(NamedTuple):
 
 
 _TWO = Options(stages=(Stage(channels=32), Stage(channels=64)))
-#: By set; docs/cnn.md says what is measured of it.
+#: By set; benchmarks/cnn.py measures them.
 RECIPE = {
     "digits": Recipe(Options(), epochs=20, batch=64, shift=0.125),
     "mnist": Recipe(_TWO, epochs=5, shift=0.08),

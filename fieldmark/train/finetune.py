@@ -300,7 +300,7 @@ class Finetune:
 
 
 def _precision(asked: str) -> str:
-    """Half precision pays on GPUs; on CPUs it was slower than single precision wherever we measured."""
+    """Half precision on GPUs that have it, single precision on CPUs, unless asked otherwise."""
     gpu = torch.cuda.is_available()
     if asked == "fp16" and not gpu:
         raise UsageError("--amp fp16 needs a GPU")

@@ -23,7 +23,7 @@ class Network:
 
     Batch norms keep the statistics that they came with: batches of a few photos of look-alikes would only blur
     them. What they do is folded into the convolutions while the network learns. depthwise: do depthwise kernels
-    learn? They are few, and on CPUs their gradient is the dearest of all. links: where it can be cut; module:
+    learn? Their gradient takes long on CPUs, for few weights. links: where it can be cut; module:
     what is trained.
     """
 

@@ -1,4 +1,4 @@
-"""How fine-tuning is to be done: everything that a user may set, with the defaults that we measured."""
+"""How fine-tuning is to be done: everything that a user may set, with its default."""
 
 from __future__ import annotations
 
