@@ -14,7 +14,7 @@ from fieldmark.cli.screen import Screen
 )
 def methods(screen: Screen) -> None:
     """List the methods of training, for `train --method`."""
-    from fieldmark.methods import CARDS, DEFAULT_METHOD
+    from fieldmark.methods import DEFAULT_METHOD, cards
 
     rows = [
         {
@@ -24,7 +24,7 @@ def methods(screen: Screen) -> None:
             "idea": card.idea,
             "source": card.source,
         }
-        for card in CARDS
+        for card in cards()
     ]
     for row in rows:
         chosen = "  (the default)" if row["name"] == DEFAULT_METHOD else ""

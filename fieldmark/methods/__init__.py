@@ -1,9 +1,12 @@
-"""The methods, one readable file each. A new one is a file here and a card below."""
+"""The methods, one readable file each. A new one is a file here that says ``CARD = Card(…)``; nothing else lists it."""
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fieldmark.runtime.errors import UsageError
@@ -12,59 +15,86 @@ if TYPE_CHECKING:
     from fieldmark.methods.base import Method
 
 DEFAULT_METHOD = "isqrt_cov"
+#: Kinds of methods, in the order of the tables.
+FAMILIES = (
+    "pooling",
+    "attention",
+    "attention-guided augmentation",
+    "losses",
+    "progressive and destructive",
+    "parts and stages",
+    "recurrent",
+    "hierarchical",
+    "transformers",
+    "interpretable",
+    "from scratch",
+)
+#: What a method may need: photos themselves, one class a photo, a class tree, boxes, a transformer.
+NEEDS = ("pixels", "labels", "tree", "boxes", "transformer")
 
 
 @dataclass(frozen=True)
 class Card:
     """What a method is, for tables and for finding it; read without importing torch.
 
-    home: ``module:class``; idea: in a line; source: papers; backbone: does it stand on a pretrained one?
+    cls: the class in this file; family: of `FAMILIES`; idea: in a line; source: papers; equation: the idea as a
+    formula; backbone: does it stand on a pretrained one? instant: does a frozen backbone suffice, so that only a head
+    must be fitted? needs: what it cannot do without: ``pixels`` (it crops or shuffles photos, so no stage can be
+    kept as maps), ``labels`` (one class a photo: no mixup), ``tree`` (coarser ranks of the classes), ``boxes``,
+    ``transformer``; sampler: of its batches (none: as the photos come); paper: a published result; when: to use it.
+    name: that of the file.
     """
 
-    name: str
-    home: str
+    cls: str
+    family: str
     title: str
     year: int
     idea: str
     source: str
+    equation: str = ""
     backbone: bool = True
+    instant: bool = False
+    needs: tuple[str, ...] = ()
+    sampler: str | None = None
+    paper: str = ""
+    when: str = ""
+    name: str = ""
+
+    @property
+    def home(self) -> str:
+        """``module:class``."""
+        return f"{__name__}.{self.name}:{self.cls}"
 
 
-CARDS = (
-    Card(
-        name="plain",
-        home="fieldmark.methods.plain:Plain",
-        title="Plain backbone",
-        year=2014,
-        idea="the backbone's pooled embedding and a linear head",
-        source="Razavian et al., CNN Features off-the-shelf, CVPR Workshops 2014",
-    ),
-    Card(
-        name="isqrt_cov",
-        home="fieldmark.methods.isqrt_cov:ISqrtCov",
-        title="Normalised covariance pooling",
-        year=2018,
-        idea="mean and matrix square root of the channel covariance, of the last two stages",
-        source="Li et al., iSQRT-COV, CVPR 2018; Lin et al., B-CNN, ICCV 2015",
-    ),
-    Card(
-        name="cnn",
-        home="fieldmark.methods.cnn:TextbookCNN",
-        title="Textbook CNN",
-        year=1998,
-        idea="a small convolutional network from scratch, every kind of layer an option",
-        source="LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998",
-        backbone=False,
-    ),
-)
+def _read(path: Path) -> Card | None:
+    """The card of a method's file, which is read and not run; None where it has none."""
+    text = path.read_text(encoding="utf-8")
+    if "\nCARD = Card(" not in text:
+        return None
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and _is_card(node):
+            values = {k.arg: ast.literal_eval(k.value) for k in node.value.keywords if k.arg}
+            return Card(**values, name=path.stem)
+    return None
+
+
+def _is_card(node: ast.Assign) -> bool:
+    return isinstance(node.targets[0], ast.Name) and node.targets[0].id == "CARD"
+
+
+@cache
+def cards() -> tuple[Card, ...]:
+    """All methods, family by family."""
+    found = [card for path in sorted(Path(__file__).parent.glob("*.py")) if (card := _read(path))]
+    return tuple(sorted(found, key=lambda one: (FAMILIES.index(one.family), one.year, one.name)))
 
 
 def card(name: str) -> Card:
     """The card of a method. Raises UsageError for an unknown name."""
-    for one in CARDS:
+    for one in cards():
         if one.name == name:
             return one
-    raise UsageError(f"no method is called {name!r}; there are: {', '.join(one.name for one in CARDS)}")
+    raise UsageError(f"no method is called {name!r}; there are: {', '.join(one.name for one in cards())}")
 
 
 def get(name: str) -> type[Method]:

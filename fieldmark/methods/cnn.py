@@ -17,9 +17,21 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
+from fieldmark.methods import Card
+from fieldmark.methods.learner import Learner
 from fieldmark.nn.pooling import l2_normalise
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 
+CARD = Card(
+    cls="TextbookCNN",
+    family="from scratch",
+    title="Textbook CNN",
+    year=1998,
+    idea="a small convolutional network from scratch, every kind of layer an option",
+    source="LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998",
+    backbone=False,
+    when="for small pictures of digits, letters or clothes, and for learning how networks work",
+)
 #: The least side of a photo; the largest side of a map that the head reads without averaging it first.
 LEAST, MOST_READ = 8, 8
 #: Slope of leaky ReLU for negative values.
@@ -136,7 +148,7 @@ class Layer(NamedTuple):
     parameters: int
 
 
-class TextbookCNN(nn.Module):
+class TextbookCNN(Learner):
     """images [B, 3, S, S] -> logits [B, classes].
 
     size: S, from 8 up (fixed; grey photos are repeated over the three channels by whoever reads them).
@@ -203,10 +215,6 @@ class TextbookCNN(nn.Module):
     def describe(self, images: Tensor) -> Tensor:
         """images [B, 3, S, S] -> what the head reads [B, hidden]; in training with dropout."""
         return self.dropout(self.neck(self.average(self.map(images))))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """images [B, 3, S, S] -> logits [B, classes]."""
-        return self.head(self.describe(images))
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """``map`` [B, C, H, W], ``descriptor`` [B, hidden] and ``embedding`` [B, E] with rows of unit length."""

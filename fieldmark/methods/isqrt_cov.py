@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fieldmark.methods import Card
 from fieldmark.methods.base import MOST_ENTRIES, Method
 from fieldmark.nn.backbone import Backbone, Features
 from fieldmark.nn.pooling import SecondOrder, l2_normalise
 
+CARD = Card(
+    cls="ISqrtCov",
+    family="pooling",
+    title="Normalised covariance pooling",
+    year=2018,
+    idea="mean and matrix square root of the channel covariance, of the last two stages",
+    source="Li et al., iSQRT-COV, CVPR 2018; Lin et al., B-CNN, ICCV 2015",
+    equation="z = triu(sqrt(S)), S = X (I - 1/M) X^T / M; five Newton-Schulz steps for the root",
+    instant=True,
+    paper="CUB-200-2011 88.1% (ResNet-50, 448 px)",
+    when="by default: frozen features of look-alikes differ in how channels go together",
+)
 #: Channels kept of the last map, and the most kept of the map before it.
 LAST, MIDDLE = 128, 112
 

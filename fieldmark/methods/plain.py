@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fieldmark.methods import Card
 from fieldmark.methods.base import Method
 from fieldmark.nn.backbone import Features
 from fieldmark.nn.pooling import l2_normalise
+
+CARD = Card(
+    cls="Plain",
+    family="pooling",
+    title="Plain backbone",
+    year=2014,
+    idea="the backbone's pooled embedding and a linear head",
+    source="Razavian et al., CNN Features off-the-shelf, CVPR Workshops 2014",
+    equation="logits = W f / |f| + b, f the mean of the last map over its positions",
+    instant=True,
+    when="as the yardstick: every other method is measured against it",
+)
 
 
 class Plain(Method):

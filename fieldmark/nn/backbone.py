@@ -23,10 +23,17 @@ SIZES = (8, 4096)
 
 
 class Features(NamedTuple):
-    """maps: one [B, C, H, W] a stage, fine to coarse; embedding: [B, F], what timm pools before its classifier."""
+    """maps: one [B, C, H, W] a stage, fine to coarse; embedding: [B, F], what timm pools before its classifier;
+    final: [B, F', H, W], the map that it is pooled from, where there is one (else the last of ``maps``)."""
 
     maps: list[Tensor]
     embedding: Tensor
+    final: Tensor | None = None
+
+    @property
+    def last(self) -> Tensor:
+        """``final``, or the last of ``maps``."""
+        return self.maps[-1] if self.final is None else self.final
 
 
 class Backbone(nn.Module):
@@ -35,7 +42,7 @@ class Backbone(nn.Module):
     size: default is the trained one, or 320 px where the network takes any size and was trained at less.
     native: side it was trained at; fixed: is that the
     only one? channels: of each stage's map; strides: input pixels per position;
-    embedding: width F.
+    embedding: width F; width: of ``Features.last``.
     Raises FieldmarkError in a line for an unknown model, weights that do not fit, or a size it cannot take.
     """
 
@@ -60,12 +67,12 @@ class Backbone(nn.Module):
             ) from error
         self.channels = [m.shape[1] for m in probe.maps]
         self.strides = [self.size // m.shape[2] for m in probe.maps]
-        self.embedding = probe.embedding.shape[1]
+        self.embedding, self.width = probe.embedding.shape[1], probe.last.shape[1]
 
     def forward(self, images: Tensor) -> Features:
         """images: [B, 3, H, W], normalised as `preprocess` says."""
         final, maps = self.model.forward_intermediates(images, output_fmt="NCHW")
-        return Features(maps, self.model.forward_head(final, pre_logits=True))
+        return Features(maps, self.model.forward_head(final, pre_logits=True), _as_map(final, maps[-1]))
 
     def preprocess(self, **changes: Any) -> Preprocess:
         """The specification this backbone was trained with, at this size; ``changes`` override its fields."""
@@ -78,6 +85,15 @@ class Backbone(nn.Module):
             "interpolation": config.get("interpolation", "bicubic"),
         }
         return Preprocess(**{**fields, **{k: v for k, v in changes.items() if v is not None}})
+
+
+def _as_map(final: Tensor, like: Tensor) -> Tensor | None:
+    """What the network gives before it pools, as [B, C, H, W]; None for tokens."""
+    if final.ndim == 4 and final.shape[2:] == like.shape[2:]:
+        return final
+    if final.ndim == 4 and final.shape[1:3] == like.shape[2:]:  # channels come last
+        return final.permute(0, 3, 1, 2)
+    return None
 
 
 def _create(source: Source, size: int | None) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +95,8 @@ class Loop:
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         device = accelerator.device
         self.module = network.module.to(device)
+        self.learner = self.module.method
+        self.learner.begin(self.phase.own)
         self.module.train()
         network.freeze_statistics()
         groups = optimizer.groups(
@@ -124,6 +127,9 @@ class Loop:
         if resumed is not None:
             self._restore(resumed)
         else:
+            self.learner.prepare(self.phase.own, self._photos)
+            self.module.train()
+            self.network.freeze_statistics()
             self.best.start = copied(learned(self.module))
             self._judge()
             self._save()
@@ -158,12 +164,24 @@ class Loop:
                 return
 
     def _batches(self) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Row numbers [B] and pictures (or maps) [B, ...] of this process, for every step from now on."""
-        feed = self.feed.batches(self._orders())
+        """Row numbers [B] and V views (pictures or maps) [V B, ...] of this process, for every step from now on."""
+        many = self.learner.views
+        feed = self.feed.batches(
+            (rows, epoch * many + view) for rows, epoch in self._orders() for view in range(many)
+        )
         try:
-            yield from ((rows, images) for (rows, _), images in zip(self._orders(), feed, strict=False))
+            for rows, _ in self._orders():
+                views = list(islice(feed, many))
+                yield rows, views[0] if many == 1 else torch.cat(views)
         finally:
             feed.close()  # type: ignore[attr-defined]
+
+    def _photos(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All photos that are learned, as (x, labels)."""
+        device = self.accelerator.device
+        steps = [(rows, 0) for rows in np.array_split(np.arange(len(self.targets)), self.epoch_steps)]
+        for (rows, _), x in zip(steps, self.feed.batches(steps), strict=True):
+            yield x.to(device), self.targets[torch.from_numpy(rows).to(device)]
 
     def _orders(self) -> Iterator[tuple[np.ndarray, int]]:
         step, epoch, own = self.step, -1, np.empty((0, 0), np.int64)
@@ -184,29 +202,35 @@ class Loop:
         if self.plan.augment.mixes:  # behind a cut maps are mixed (Verma et al., Manifold Mixup, ICML 2019)
             classes = self.network.classes
             images, targets = mix(images, targets, classes, self.plan.augment, self.plan.seed, self.step)
-        losses = self._backward(images, targets, rows)
-        if losses is not None:
-            if self.plan.clip:
-                self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
-            self.stepper.step()
-            keep = min(1 - 1 / SMOOTH, self.step / (self.step + 1))
-            for name, value in losses.items():
-                self.running[name] = keep * self.running.get(name, value) + (1 - keep) * value
-        self.stepper.zero_grad(set_to_none=True)
+        for turn in range(self.learner.turns):
+            losses = self._backward(images, targets, rows, turn)
+            if losses is not None:
+                if self.plan.clip:
+                    self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
+                self.stepper.step()
+                self.learner.stepped()
+                keep = min(1 - 1 / SMOOTH, self.step / (self.step + 1))
+                for name, value in losses.items():
+                    self.running[name] = keep * self.running.get(name, value) + (1 - keep) * value
+            self.stepper.zero_grad(set_to_none=True)
         self.average.update(self.step)
         self.step += 1
         self.progress += (1 - self.progress) / max(1, self.total - self.step + 1)
 
-    def _backward(self, images: Tensor, targets: Tensor, rows: np.ndarray) -> dict[str, float] | None:
+    def _backward(
+        self, images: Tensor, targets: Tensor, rows: np.ndarray, turn: int
+    ) -> dict[str, float] | None:
         """Losses and gradients of a batch, gathered in parts where it does not fit into memory as a whole."""
+        views = images.unflatten(0, (-1, len(targets)))
         while True:
             try:
                 sums: dict[str, float] = {}
-                for at in range(0, len(images), self.micro):
+                for at in range(0, len(targets), self.micro):
                     part = slice(at, at + self.micro)
-                    share = len(images[part]) / len(images)
+                    own = images if self.micro >= len(targets) else views[:, part].flatten(0, 1)
+                    share = len(targets[part]) / len(targets)
                     with self.accelerator.autocast():
-                        losses = self.shared(images[part], targets[part])
+                        losses = self.shared(own, targets[part], turn=turn, progress=self.progress)
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
                     self.accelerator.backward(losses["loss"] * share)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 
 from fieldmark.losses.combine import Criterion
 from fieldmark.methods.base import Method
-from fieldmark.nn.chain import TOLERANCE, Cut, Fold, chain, fold, unfold
+from fieldmark.methods.learner import Learner
+from fieldmark.methods.task import Batch
+from fieldmark.nn.chain import TOLERANCE, Call, Cut, Fold, chain, fold, unfold
 from fieldmark.nn.pooling import FixedReduction
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.head import Head
@@ -23,12 +24,13 @@ class Network:
 
     Batch norms keep the statistics that they came with: batches of a few photos of look-alikes would only blur
     them. What they do is folded into the convolutions while the network learns. depthwise: do depthwise kernels
-    learn? Their gradient takes long on CPUs, for few weights. links: where it can be cut; module:
+    learn? Their gradient takes long on CPUs, for few weights. pixels: does the method crop or shuffle photos? Then
+    it cannot take maps, and what lies before a cut only stays as it is. links: where it can be cut; module:
     what is trained.
     """
 
-    def __init__(self, method: Method, criterion: Criterion, depthwise: bool = True):
-        self.method, self.criterion = method.eval(), criterion
+    def __init__(self, method: Method, criterion: Criterion, depthwise: bool = True, *, pixels: bool = False):
+        self.method, self.criterion, self.pixels = method.eval(), criterion, pixels
         self.head = last_layer(method)
         self.classes, self.size = self.head.out_features, method.backbone.size
         self._cut: Cut | None = None
@@ -45,6 +47,7 @@ class Network:
                 free(module)
         self.links = chain(model, example, method.backbone)
         self.module = Training(method, criterion)
+        self._learns: list[nn.Parameter] = []
 
     def _images(self, count: int) -> Tensor:
         chance = torch.Generator().manual_seed(0)
@@ -58,6 +61,8 @@ class Network:
 
     def usable(self) -> list[str]:
         """Names of links behind which the network may be cut: nothing that the method reads lies before them."""
+        if self.pixels:
+            return [link.name for link in self.links]
         answer = []
         for link in self.links:
             try:
@@ -71,12 +76,7 @@ class Network:
     def open(self, name: str) -> nn.Sequential:
         """Cut behind the module called ``name``: from now on the method takes the tensor that the returned
         part gives. Raises FieldmarkError where the two parts do not give what the whole gave."""
-        names = [link.name for link in self.links]
-        if name not in names:
-            raise FieldmarkError(
-                f"the backbone cannot be cut behind {name!r}, only behind {', '.join(names)}"
-            )
-        cut = Cut(self.method.backbone.model, self.links[: names.index(name) + 1])
+        cut = Cut(self.method.backbone.model, self._below(name))
         images = self._images(2)
         error = float("inf")
         with torch.no_grad():
@@ -93,11 +93,30 @@ class Network:
         self._cut = cut
         return cut.lower
 
+    def freeze(self, name: str) -> None:
+        """Leave all as it is up to the module called ``name``; the method goes on taking images."""
+        for link in self._below(name):
+            for parameter in link.module.parameters():
+                if parameter.requires_grad:
+                    parameter.requires_grad_(False)
+                    self._learns.append(parameter)
+
+    def _below(self, name: str) -> list[Call]:
+        names = [link.name for link in self.links]
+        if name not in names:
+            raise FieldmarkError(
+                f"the backbone cannot be cut behind {name!r}, only behind {', '.join(names)}"
+            )
+        return self.links[: names.index(name) + 1]
+
     def close(self) -> None:
-        """In one piece again."""
+        """In one piece again, and all of it learns."""
         if self._cut is not None:
             self._cut.close()
             self._cut = None
+        for parameter in self._learns:
+            parameter.requires_grad_()
+        self._learns = []
 
     def finish(self) -> Method:
         """The method as it is saved: whole, on the CPU, with its own parts, for answering."""
@@ -111,11 +130,15 @@ class Network:
         return self.method.eval().requires_grad_(False)
 
     def depth(self) -> dict[str, int]:
-        """Parameter name in `module` -> layers above it, counted in links of the chain. The head has no entry."""
+        """Parameter name in `module` -> layers above it, counted in links of the chain. New layers, which know
+        nothing yet, have no entry."""
         above = {link.name: len(self.links) - number for number, link in enumerate(self.links)}
+        known = {
+            f"method.{name}.basis" for name, m in self.method.named_modules() if isinstance(m, FixedReduction)
+        }
         answer = {}
         for name, _ in self.module.named_parameters():
-            if not name.startswith("method.") or re.match(r"method\.(head|projection)\.", name):
+            if not name.startswith("method.backbone.") and name not in known:
                 continue
             own = name.removeprefix("method.backbone.model.")
             links = [link for link in above if own.startswith(f"{link}.")]
@@ -126,18 +149,17 @@ class Network:
 class Training(nn.Module):
     """One step as a module, so that several processes can share it: images and targets in, losses out."""
 
-    def __init__(self, method: Method, criterion: Criterion):
+    def __init__(self, method: Learner, criterion: Criterion):
         super().__init__()
         self.method, self.criterion = method, criterion
 
-    def forward(self, x: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """x: [B, ...] images, or maps at the cut; targets: [B] or [B, C]. ``accuracy`` is told for hard targets."""
-        z = self.method.describe(x)
-        logits = self.method.head(z)
-        embedding = self.method.projection(z) if self.criterion.needs_embedding else None
-        losses = self.criterion(logits, targets, embedding)
+    def forward(self, x: Tensor, targets: Tensor, **more: Any) -> dict[str, Tensor]:
+        """x, targets, more: the fields of a `Batch`. ``accuracy`` is told for hard targets."""
+        batch = Batch(x, targets, self.method.views, **more)
+        losses = self.method.training_step(batch, self.criterion)
+        logits = losses.pop("logits").detach()
         if targets.ndim == 1:
-            losses["accuracy"] = (logits.detach().argmax(1) == targets).float().mean()
+            losses["accuracy"] = (logits.argmax(1) == targets).float().mean()
         return losses
 
     def logits(self, x: Tensor) -> Tensor:

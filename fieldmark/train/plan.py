@@ -25,7 +25,7 @@ class Phase(BaseModel):
     cut: the module behind which the network learns; what lies before it is frozen, and runs as a compiled graph
     ("": nothing is frozen). views: of each photo, kept as maps at the cut (0: new views every epoch).
     size: side of the views in pixels; steps: of the optimiser; batch: photos of all
-    processes together; lr, head_lr: peak rates.
+    processes together; lr, head_lr: peak rates; own: number of the phase among the method's own (`Learner.phases`).
     judge_every, save_every: steps between looks at the held-out photos, and between checkpoints.
     """
 
@@ -38,6 +38,7 @@ class Phase(BaseModel):
     batch: int = Field(ge=1)
     lr: float = Field(gt=0)
     head_lr: float = Field(gt=0)
+    own: int = Field(0, ge=0)
     judge_every: int = Field(ge=1)
     save_every: int = Field(ge=1)
 

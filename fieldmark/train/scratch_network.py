@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from fieldmark.losses.combine import Criterion, build
-from fieldmark.methods.base import Method
 from fieldmark.methods.cnn import Options, TextbookCNN
 from fieldmark.train.imbalance import Imbalance
 from fieldmark.train.network import Training
@@ -24,7 +23,7 @@ class ScratchNetwork:
 
     def __init__(self, model: TextbookCNN, criterion: Criterion):
         self.model, self.classes = model, model.classes
-        self.module = Training(cast(Method, model), criterion)
+        self.module = Training(model, criterion)
 
     def depth(self) -> dict[str, int]:
         """Nothing lies deep: all of it learns at the head's rate."""

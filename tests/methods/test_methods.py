@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,11 +72,13 @@ class TestISqrtCov(MethodTests):
 
 
 def test_every_method_is_tested():
-    tested = {cls.name for cls in MethodTests.__subclasses__()}
-    assert tested == {card.name for card in methods.CARDS if card.backbone}
+    """In one of the files beside this one: ``name = "…"``."""
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    tested = set(re.findall(r'^    name = "(\w+)"$', texts, re.MULTILINE))
+    assert tested == {card.name for card in methods.cards() if card.backbone}
 
 
-@pytest.mark.parametrize("card", methods.CARDS, ids=lambda card: card.name)
+@pytest.mark.parametrize("card", methods.cards(), ids=lambda card: card.name)
 def test_cards(card):
     if card.backbone:
         assert issubclass(methods.get(card.name), Method)
@@ -84,11 +88,11 @@ def test_cards(card):
         with pytest.raises(UsageError, match="from scratch"):
             methods.get(card.name)
     assert methods.card(card.name) is card and card.idea and card.source and 1990 < card.year < 2030
-    assert methods.DEFAULT_METHOD in {one.name for one in methods.CARDS}
+    assert methods.DEFAULT_METHOD in {one.name for one in methods.cards()}
 
 
 def test_unknown_methods():
-    with pytest.raises(UsageError, match="there are: plain, isqrt_cov"):
+    with pytest.raises(UsageError, match="there are: plain,"):
         methods.get("magic")
 
 

@@ -1,0 +1,63 @@
+"""What can be trained: a network that describes photos, a linear head, and a step of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from fieldmark.losses.combine import Criterion
+from fieldmark.methods.task import Batch
+
+#: All photos that are learned, as they are, batch by batch: (x, labels).
+Photos = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+class Learner(nn.Module):
+    """Photos -> descriptor [B, d] -> logits [B, C] by ``head``.
+
+    turns: optimiser steps for each batch, one call of `training_step` each; views: of each photo in a batch;
+    phases: shares of the training, for methods that learn different parts one after the other (`begin`);
+    projection: what it makes of a descriptor is the embedding.
+    """
+
+    turns: ClassVar[int] = 1
+    views: ClassVar[int] = 1
+    phases: ClassVar[tuple[float, ...]] = (1.0,)
+    head: nn.Module
+    projection: nn.Module
+
+    def describe(self, images: Tensor) -> Tensor:
+        """images [B, 3, S, S] -> descriptors [B, d]."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, 3, S, S] -> logits [B, C]."""
+        return self.head(self.describe(images))
+
+    def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
+        """``loss`` with its gradient, ``logits`` [B, C] by which accuracy is told, and the parts of the loss by name.
+
+        criterion: the loss that was asked for: (logits, targets, embedding) -> dict with ``loss``.
+        """
+        return self.judge(self.describe(batch.x), batch.targets, criterion)
+
+    def judge(self, z: Tensor, targets: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+        """The criterion's losses and the logits, of descriptors [B, d]."""
+        logits = self.head(z)
+        embedding = self.projection(z) if criterion.needs_embedding else None
+        return {**criterion(logits, targets, embedding), "logits": logits}
+
+    def begin(self, phase: int) -> None:
+        """A phase of `phases` begins, or a killed run goes on in it: say which parameters learn."""
+
+    def prepare(self, phase: int, photos: Photos) -> None:
+        """Called once, at the start of a phase: for methods that must see the photos first."""
+
+    def stepped(self) -> None:
+        """Called after each optimiser step: a method may bring its weights back to what they must be."""
+
+    def add_head(self, classes: int, embedding: int, rank: int | None = None) -> Any:
+        """Make the head and the projection."""
+        raise NotImplementedError

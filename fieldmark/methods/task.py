@@ -1,0 +1,66 @@
+"""What a method is made for, and what a step of training gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """The classes that are to be told apart.
+
+    classes: C, how many; ranks: coarser groups of them, finest rank first, each a name and the number of every
+    class's group at that rank [C] (-1: not known). No ranks: the classes have no tree.
+    """
+
+    classes: int
+    ranks: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @classmethod
+    def of(cls, classes: Sequence[str], ranks: Mapping[str, Mapping[str, str | None]] | None = None) -> Task:
+        """From names. ranks: rank -> class -> its group's name, finest first; one that knows no class is left out."""
+        found = []
+        for rank, group_of in (ranks or {}).items():
+            groups = sorted({name for one in classes if (name := group_of.get(one)) is not None})
+            number = {name: i for i, name in enumerate(groups)}
+            if groups:
+                found.append((rank, tuple(number.get(group_of.get(one) or "", -1) for one in classes)))
+        return cls(len(classes), tuple(found))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a model folder."""
+        return {"classes": self.classes, "ranks": [[name, list(groups)] for name, groups in self.ranks]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Task:
+        """What `to_dict` gave."""
+        ranks = tuple((str(name), tuple(map(int, groups))) for name, groups in values.get("ranks", ()))
+        return cls(int(values["classes"]), ranks)
+
+
+@dataclass
+class Batch:
+    """What one step learns from.
+
+    x: [V B, ...] images, or maps at the cut, view after view; targets: [B] class numbers or [B, C] shares;
+    views: V, of each photo; turn: which of the method's `turns` this is; progress: 0 at the first step of the
+    phase, 1 after the last; boxes: [V B, 4] of the thing in each view, as shares of its side (left, top, right,
+    bottom; NaN: not known), where the data has them.
+    """
+
+    x: Tensor
+    targets: Tensor
+    views: int = 1
+    turn: int = 0
+    progress: float = 0.0
+    boxes: Tensor | None = field(default=None)
+
+    @property
+    def labels(self) -> Tensor:
+        """[B] class numbers: the largest share, where targets are mixed."""
+        return self.targets if self.targets.ndim == 1 else self.targets.argmax(1)
