@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method_tests import MethodTests, images
+from method_tests import FrozenTests, images
 
 from fieldmark import methods
 from fieldmark.methods.base import MOST_ENTRIES, Method, Resample
@@ -21,7 +21,7 @@ from fieldmark.nn.weights import Source
 from fieldmark.runtime.errors import UsageError
 
 
-class TestPlain(MethodTests):
+class TestPlain(FrozenTests):
     name = "plain"
 
     def test_it_is_the_pooled_embedding(self):
@@ -31,7 +31,7 @@ class TestPlain(MethodTests):
             torch.testing.assert_close(method.describe(x), pooled / pooled.norm(dim=1, keepdim=True))
 
 
-class TestISqrtCov(MethodTests):
+class TestISqrtCov(FrozenTests):
     name = "isqrt_cov"
 
     def test_its_parts_by_hand(self):

@@ -175,7 +175,7 @@ def broken(one: Any, at: set[int]) -> None:
     """Make the losses of some steps (from 0) no number."""
     real = one.shared
 
-    def shared(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
         losses = real(x, y)
         return {name: value * math.nan for name, value in losses.items()} if one.step in at else losses
 
@@ -213,7 +213,7 @@ def short_of_memory(one: Any, most: int, error: BaseException) -> list[int]:
     seen: list[int] = []
     real = one.shared
 
-    def shared(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
         seen.append(len(x))
         if len(x) > most:
             raise error
@@ -291,7 +291,7 @@ class Clock:
         self.now, self.rates = 0.0, []
         real = one.shared
 
-        def shared(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
             self.rates.append(one.optimizer.param_groups[0]["lr"] / one.optimizer.param_groups[0]["peak"])
             self.now += seconds(one.step)
             return real(x, y)
