@@ -33,17 +33,14 @@ class Recognizer:
 
     Settings are those of `fieldmark.train.settings.Settings` (``method``, ``backbone``, ``size``, ``seed``,
     ``engine``, ``workers``…) and, for fine-tuning, of `fieldmark.train.recipe.Recipe` (``budget="10m"``,
-    ``epochs``, ``lr``…); ``report=False`` writes no report. With a budget or epochs the mode is ``finetune``,
-    else ``instant``; with ``method="cnn"`` it is ``scratch``.
+    ``epochs``, ``lr``…); ``report=False`` writes no report. With a budget or epochs, or a method with layers
+    of its own, the mode is ``finetune``, else ``instant``; with ``method="cnn"`` it is ``scratch``.
     """
 
     def __init__(self, *, mode: str | None = None, report: bool = True, **settings: Any):
-        timed = settings.get("budget") is not None or settings.get("epochs") is not None
         if mode not in (None, "instant", "finetune", "scratch"):
             raise UsageError(f"no mode is called {mode!r}: there are instant, finetune and scratch")
-        usual = "scratch" if settings.get("method") == "cnn" else "finetune" if timed else "instant"
-        settings["mode"] = mode or usual
-        self._settings, self._with_report = dict(settings), report
+        self._settings, self._with_report = {"mode": mode, **settings}, report
         self._predictor: Predictor | None = None
         self._home: tempfile.TemporaryDirectory[str] | None = None
         #: What `fit` measured: the fields of `fieldmark train --json`.

@@ -161,7 +161,8 @@ def _learn(
         return catalog, chosen, instant.fit(chosen, groups, graph)
     from fieldmark.train.finetune import finetune
 
-    return catalog, chosen, finetune(instant, recipe, chosen, groups, graph, folder, progress, started)
+    names = ranks(chosen, chosen.classes)
+    return catalog, chosen, finetune(instant, recipe, chosen, groups, graph, folder, progress, started, names)
 
 
 def _write(

@@ -142,7 +142,7 @@ def write_run_report(
         folds=trained.cross_validation,
         settings={
             "backbone": trained.settings.backbone,
-            "method": trained.settings.method,
+            "method": trained.graph.method,
             "scales (px)": " and ".join(map(str, trained.graph.scales)),
             "engine": trained.engine,
             "seed": trained.settings.seed,

@@ -98,6 +98,9 @@ def train(
     imbalance: fine.Imbalance = None,
     train_size: fine.TrainSize = None,
     cut: fine.Cut = None,
+    phases: fine.Phases = None,
+    progressive: fine.Progressive = None,
+    compile: fine.Compile = None,
     batch: fine.Batch = None,
     lr: fine.Lr = None,
     head_lr: fine.HeadLr = None,
@@ -147,6 +150,31 @@ def train(
     precision: Precision = "f32",
     workers: Workers = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a model hub.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the method, as its page in docs/methods names it; repeat it for several.",
+            rich_help_panel="Fine-tuning",
+        ),
+    ] = None,
+    tta: Annotated[
+        bool | None,
+        typer.Option(
+            "--tta/--no-tta",
+            help="Let the answer look again at a crop, with methods that can: better, twice the time.",
+            rich_help_panel="Fine-tuning",
+        ),
+    ] = None,
+    floor: Annotated[
+        bool | None,
+        typer.Option(
+            "--floor/--no-floor",
+            help="Give the instant model where it is better on the held-out photos.  [default: floor]",
+            rich_help_panel="Fine-tuning",
+        ),
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -173,6 +201,9 @@ def train(
         "imbalance": imbalance,
         "train_size": train_size,
         "cut": cut,
+        "phases": phases,
+        "progressive": progressive,
+        "compile": compile,
         "batch": batch,
         "lr": lr,
         "head_lr": head_lr,
@@ -218,6 +249,9 @@ def train(
         "precision": precision,
         "workers": workers,
         "offline": offline,
+        "settings": settings_of(set_),
+        "tta": tta,
+        "floor": floor,
         "report": report,
     }
     from fieldmark.recognizer import Recognizer
@@ -231,6 +265,17 @@ def train(
     for line in recognizer.warnings:
         screen.warn(line)
     _tell(screen, out, recognizer.run)
+
+
+def settings_of(words: list[str] | None) -> dict[str, Any] | None:
+    """``["maps=16"]`` -> ``{"maps": "16"}``. Raises UsageError for a word without ``=``."""
+    from fieldmark.runtime.errors import UsageError
+
+    found = dict(word.partition("=")[::2] for word in words or [])
+    for word in words or []:
+        if "=" not in word:
+            raise UsageError(f"--set {word}: write NAME=VALUE")
+    return found or None
 
 
 def _finished(out: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fieldmark import methods
 from fieldmark.methods.base import Method
 from fieldmark.methods.cnn import Options, TextbookCNN
+from fieldmark.methods.task import Task
 from fieldmark.nn.backbone import Backbone
 from fieldmark.nn.weights import Source
 from fieldmark.runtime.bundle import Bundle
@@ -44,7 +45,12 @@ def _empty(bundle: Bundle, rank: int | None) -> Method | TextbookCNN:
         network.projection = nn.Linear(network.options.hidden, section.embedding)
         return network
     source = Source(bundle.config.architecture, None, str(training.get("weights", "")), options)
-    method = methods.get(section.method)(Backbone(source, section.preprocess.size), section.scales)
+    made = dict(training.get("network") or {})
+    task = Task.from_dict(made["task"]) if "task" in made else Task(classes)
+    backbone = Backbone(source, section.preprocess.size)
+    scales = section.scales if methods.card(section.method).instant else ()
+    method = methods.get(section.method)(backbone, scales, task, made.get("settings", {}))
+    method.tta = bool(made.get("tta"))
     method.add_head(classes, section.embedding, rank)
     return method
 

@@ -120,7 +120,9 @@ class Fold:
         out, settings = run.folder.parent, asdict(run.settings) | {"fold": self.number + 1}
         names = recipe.log if run.accelerator.is_main_process else ()
         with loggers.opened(names, out, settings, self.note, self.folder.name) as logger:
-            model = Finetune(instant, recipe, self.folder, watch, self.report, run.accelerator, logger)
+            model = Finetune(
+                instant, recipe, self.folder, watch, self.report, run.accelerator, logger, run.ranks
+            )
             trained = model.fit(part, hold_out(part, np.zeros(len(others), bool)))
         if trained.chosen.get("stopped") == "interrupted":
             return None

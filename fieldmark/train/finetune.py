@@ -6,7 +6,7 @@ taken unless it answers fewer of the held-out photos.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from fieldmark import methods
 from fieldmark.data.loader import Photos
-from fieldmark.losses.combine import build as build_criterion
 from fieldmark.methods.descriptor import DescriptorGraph
-from fieldmark.methods.descriptor import build as build_method
+from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError, UsageError
-from fieldmark.train import checkpoint, imbalance, loggers
+from fieldmark.train import checkpoint, imbalance, loggers, start
 from fieldmark.train.best import Score
 from fieldmark.train.checkpoint import Checkpoint
 from fieldmark.train.feeds import CachedFeed, Feed, Lower
 from fieldmark.train.finish import finished
-from fieldmark.train.head import EMBEDDING, MOST_WEIGHTS, fit_head
+from fieldmark.train.head import fit_head
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Instant, Looked, subset
 from fieldmark.train.loop import Loop, Outcome, Watch
@@ -37,6 +37,7 @@ from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained
 from fieldmark.train.warm import descriptors_of_views, warm_head
 
+Ranks = Mapping[str, Mapping[str, str | None]]
 BARS = "▁▂▃▄▅▆▇█"
 #: Photos a second that a finished model is taken to look at, where all of them were in the cache.
 USUAL_RATE = 50.0
@@ -51,9 +52,10 @@ def finetune(
     folder: Path,
     progress: Callable[..., None],
     started: float,
+    ranks: Ranks | None = None,
 ) -> Trained:
     """Fine-tune on ``catalog`` (its train and val photos). graph: of one scale; folder: for what a killed run
-    goes on from; started: ``time.time()`` when the process began."""
+    goes on from; started: ``time.time()`` when the process began; ranks: of `Finetune`."""
     from fieldmark.train.cross_validation import cross_validate, first_share
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=_precision(recipe.amp))
@@ -66,7 +68,7 @@ def finetune(
     with loggers.opened(names, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
         watch = Watch(started)
         share = first_share(recipe, watch.spent)
-        run = Finetune(instant, share, folder, watch, progress, accelerator, logger)
+        run = Finetune(instant, share, folder, watch, progress, accelerator, logger, ranks)
         trained = run.fit(looked, held)
     if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
         cross_validate(run, recipe, looked, trained)
@@ -74,7 +76,11 @@ def finetune(
 
 
 class Finetune:
-    """One fine-tuning run. folder: of its plan, checkpoints and kept maps; progress: as `Instant` has it."""
+    """One fine-tuning run.
+
+    folder: of its plan, checkpoints and kept maps; progress: as `Instant` has it; ranks: rank -> class -> its group,
+    finest first.
+    """
 
     def __init__(
         self,
@@ -85,7 +91,9 @@ class Finetune:
         progress: Callable[..., None],
         accelerator: Accelerator,
         logger: loggers.Logger = loggers.NOTHING,
+        ranks: Ranks | None = None,
     ):
+        self.ranks, self.card = ranks or {}, methods.card(instant.settings.method)
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
         self.settings, self.report, self.logger = instant.settings, progress, logger
         self.accelerator = accelerator
@@ -145,17 +153,34 @@ class Finetune:
                 self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
                 self.tell("note", f"resumed at step {saved.step}, by the plan that it was begun with")
             outcomes = self._phases(
-                network, plan, number, saved, looked, photos, part.y, y_held, measure.accuracy
+                network,
+                plan,
+                number,
+                saved,
+                looked,
+                photos,
+                part.y,
+                y_held,
+                measure.accuracy * self.recipe.floor,
             )
         except KeyboardInterrupt:  # the loop catches its own
             return self._instant(looked, "interrupted before the first step", measure)
         reached = outcomes[-1].best.score
         assert reached is not None
-        if reached.accuracy < measure.accuracy:
+        if self.recipe.floor and reached.accuracy < measure.accuracy:
             why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%})"
             trained = self._instant(looked, why, measure)
         else:
-            trained = finished(network.finish(), looked, held, self.settings, self.folder, self.report)
+            method = network.finish()
+            method.tta = self.recipe.tta
+            name = self.settings.method
+            trained = finished(method, looked, held, name, self.settings, self.folder, self.report)
+            if not self.card.instant:
+                trained.network = {
+                    "task": method.task.to_dict(),
+                    "settings": method.options.model_dump(mode="json"),
+                    "tta": method.tta,
+                }
             trained.computed, trained.skipped = self.instant.computed, self.instant.skipped
             trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
             trained.warnings += self.instant.warnings
@@ -223,6 +248,8 @@ class Finetune:
 
     def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
         """A head to start with, from the descriptors of instant mode and of some augmented views."""
+        if not self.card.instant:  # its first phase trains all new layers
+            return
         z = [part.z]
         if plan.warm_views:
             graph, what = (
@@ -242,32 +269,28 @@ class Finetune:
 
     def _network(self, looked: Looked, y: np.ndarray) -> tuple[Network, imbalance.Imbalance]:
         """The network, whole, and how it answers to uneven classes."""
-        torch.manual_seed(self.settings.seed)  # layers of the head and of losses begin with random weights
-        graph, classes, recipe = looked.graph, len(looked.classes), self.recipe
-        counts = np.bincount(y, minlength=classes)
+        recipe, counts = self.recipe, np.bincount(y, minlength=len(looked.classes))
         uneven = imbalance.named(recipe.imbalance, counts)
-        weight, prior = uneven.weight(counts), uneven.log_prior(counts)
-        method = build_method(graph.source, graph.method, graph.preprocess.size, graph.scales)
-        width = sum(graph.widths)
-        room = MOST_WEIGHTS // (width + classes)
-        method.add_head(classes, EMBEDDING, room if width * classes > MOST_WEIGHTS else None)
-        criterion = build_criterion(
-            recipe.loss,
-            classes=classes,
-            embedding=EMBEDDING,
-            weight=None if weight is None else torch.from_numpy(weight),
-            label_smoothing=recipe.label_smoothing,
-            log_prior=None if prior is None else torch.from_numpy(prior),
+        network = start.network(
+            self.settings.method,
+            looked.graph,
+            Task.of(looked.classes, self.ranks),
+            recipe,
+            uneven,
+            counts,
+            seed=self.settings.seed,
+            depthwise=self.planner.gpu if recipe.depthwise is None else recipe.depthwise,
         )
-        depthwise = self.planner.gpu if recipe.depthwise is None else recipe.depthwise
-        return Network(method, criterion, depthwise), uneven
+        return network, uneven
 
     def _feed(
         self, network: Network, plan: Plan, number: int, looked: Looked, train: Photos, held: Photos
     ) -> Feed:
         phase, preprocess, workers = plan.phases[number], looked.graph.preprocess, self.settings.workers
         common: Any = {"size": phase.size, "seed": plan.seed, "workers": workers}
-        if phase.cut:
+        if phase.cut and network.pixels:
+            network.freeze(phase.cut)
+        elif phase.cut:
             below = network.open(phase.cut)
             common["lower"] = lower = Lower(below, phase.size, workers)
             same = phase.size == preprocess.size

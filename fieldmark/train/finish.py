@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save
 
-from fieldmark.methods.base import Method
 from fieldmark.methods.descriptor import OUTPUT, DescriptorGraph
+from fieldmark.methods.learner import Learner
 from fieldmark.nn.graph import export
 from fieldmark.runtime.decision import fit_temperature
 from fieldmark.train.features import Describer
@@ -27,15 +27,17 @@ KNOWN = 1500
 
 
 def finished(
-    method: Method,
+    method: Learner,
     looked: Looked,
     held: np.ndarray,
+    name: str,
     settings: Settings,
     folder: Path,
     report: Callable[..., None],
 ) -> Trained:
-    """The recogniser. method: `Network.finish`; held: [N] bool, photos that judge it; folder: for its graph."""
-    graph = _graph(method, looked.graph, folder)
+    """The recogniser. method: `Network.finish`, called ``name``; held: [N] bool, photos that judge it; folder: for
+    its graph."""
+    graph = _graph(method, looked.graph, name, folder)
     learned, judges = np.flatnonzero(~held), np.flatnonzero(held)
     kept = learned[spread(looked.y[learned], KNOWN, settings.seed)]
     rows = np.concatenate([judges, kept])
@@ -67,7 +69,7 @@ def finished(
     )
 
 
-def _graph(method: Method, before: DescriptorGraph, folder: Path) -> DescriptorGraph:
+def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) -> DescriptorGraph:
     """The trained network's own graph, beside its weights, in ``folder``."""
     import torch
 
@@ -86,4 +88,7 @@ def _graph(method: Method, before: DescriptorGraph, folder: Path) -> DescriptorG
     exported = export(method, images, path, OUTPUT)
     method.forward = answer  # type: ignore[method-assign]
     key = hashlib.sha256(json.dumps([before.key]).encode() + data).hexdigest()[:32]
-    return replace(before, path=path, weights=weights, key=key, parity=exported.error)
+    widths = tuple(getattr(method, "widths", before.widths))
+    return replace(
+        before, path=path, weights=weights, key=key, parity=exported.error, method=name, widths=widths
+    )

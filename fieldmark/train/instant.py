@@ -74,7 +74,7 @@ class Instant:
         s = self.settings
         return descriptor_graph(
             s.backbone,
-            s.method,
+            s.method if methods.card(s.method).instant else methods.DEFAULT_METHOD,
             size=size,
             scales=scales,
             preprocess=s.preprocess,
@@ -202,7 +202,7 @@ class Instant:
         z, y, fold, widths = looked.z, looked.y, looked.fold, looked.widths
         n, scales = len(looked.classes), len(looked.graph.scales)
         scaling = Scaling.fit(z, widths)
-        candidates = PARTS.get(self.settings.method, ((1.0,) * (len(widths) // scales),))
+        candidates = PARTS.get(looked.graph.method, ((1.0,) * (len(widths) // scales),))
         best = candidates[0]
         if len(candidates) > 1:
             rows = spread(y, JUDGES, self.settings.seed)

@@ -127,6 +127,7 @@ class Network:
         for module in self.method.modules():
             if isinstance(module, FixedReduction):
                 fix(module)
+        forget_counts(self.method)
         return self.method.eval().requires_grad_(False)
 
     def depth(self) -> dict[str, int]:
@@ -167,6 +168,13 @@ class Training(nn.Module):
         return self.method.head(self.method.describe(x))
 
 
+def forget_counts(module: nn.Module) -> None:
+    """Batch norms no longer say how many batches they saw: nothing reads it, and checkpoints do not hold it."""
+    for one in module.modules():
+        if isinstance(one, nn.BatchNorm2d | nn.BatchNorm1d) and one.num_batches_tracked is not None:
+            one.num_batches_tracked.zero_()
+
+
 def free(module: FixedReduction) -> None:
     """From now on the reduction learns (where it reduces: the identity stays)."""
     basis = module.basis
@@ -182,14 +190,14 @@ def fix(module: FixedReduction) -> None:
     module.register_buffer("basis", basis)
 
 
-def last_layer(method: Method) -> nn.Linear:
+def last_layer(method: Learner) -> nn.Linear:
     """The layer that gives the logits."""
     last = method.head[-1] if isinstance(method.head, nn.Sequential) else method.head
     assert isinstance(last, nn.Linear)
     return last
 
 
-def read_head(method: Method, embedding: Head, temperature: float) -> Head:
+def read_head(method: Learner, embedding: Head, temperature: float) -> Head:
     """The method's logits, and the embedding of another head, as arrays."""
 
     def array(value: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from fieldmark import losses
+from fieldmark import losses, methods
 from fieldmark.data.augment.settings import Augment
 from fieldmark.runtime.errors import UsageError
 from fieldmark.train import loggers
@@ -40,8 +40,12 @@ class Recipe(BaseModel):
     lr, head_lr: peak rates of the network and of the head. loss: see `fieldmark.losses`. imbalance: see
     `fieldmark.train.imbalance`. cut: the module behind which the network learns ("none": all of it learns;
     none: planned). depthwise: do depthwise kernels learn (none: on GPUs)? cache_gb: room for maps on the disk.
+    phases: one, two (kept maps behind a deep cut, then new views) or auto (two where there is time for both).
+    progressive: do views grow while it trains? compile: are the steps compiled (auto: on GPUs, where it pays)?
     folds: so many models more are trained, each without one fold of the photos, on which it is judged (none: no
-    cross-validation). log: see `fieldmark.train.loggers`.
+    cross-validation). log: see `fieldmark.train.loggers`. settings: of the method (its `Options`); tta: does the
+    answer look again at a crop, with methods that can? floor: is the instant model given where it is better on the
+    held-out photos?
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,12 +68,18 @@ class Recipe(BaseModel):
     augment: Augment = Augment()
     train_size: int | None = Field(None, ge=16, le=4096)
     cut: str | None = None
+    phases: Literal["auto", "one", "two"] = "one"
+    progressive: bool = False
+    compile: Literal["auto", "no", "yes"] = "auto"
     depthwise: bool | None = None
     cache_gb: float = Field(4.0, ge=0)
     amp: Literal["auto", "no", "bf16", "fp16"] = "auto"
     on_nan: Literal["fail", "skip"] = "fail"
     folds: int | None = Field(None, ge=2)
     log: tuple[str, ...] = ()
+    settings: dict[str, Any] = {}
+    tta: bool = False
+    floor: bool = True
 
     @field_validator("loss")
     @classmethod
@@ -117,13 +127,19 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
     """
     given = {name: value for name, value in options.items() if value is not None}
     own = {name: value for name, value in given.items() if name in NAMES}
-    if given.get("mode", "instant") == "instant":
+    card = methods.card(given.get("method", methods.DEFAULT_METHOD))
+    timed = not card.instant or given.keys() & {"budget", "epochs"}
+    if given.get("mode", "finetune" if timed else "instant") == "instant":
+        if not card.instant:
+            raise UsageError(
+                f"{card.name} has layers of its own, which instant mode cannot train: give a --budget or --epochs"
+            )
         if own:
             name = next(iter(own)).replace("_", "-")
             raise UsageError(f"--{name} belongs to fine-tuning: give a --budget or --epochs, too")
         return Settings.of(given), None
     own |= {name: given[name] for name in (SHARED | COMMON) & given.keys()}
-    rest = {name: value for name, value in given.items() if name not in NAMES | SHARED}
+    rest = {name: value for name, value in given.items() if name not in NAMES | SHARED} | {"mode": "finetune"}
     if not own.keys() & {"budget", "epochs"}:
         own["budget"] = BUDGET
     return Settings.of(rest), Recipe.of(own)

@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from pydantic import Field
 
 from fieldmark.data.loader import Photos
-from fieldmark.methods.base import Method
 from fieldmark.methods.cnn import Options
 from fieldmark.nn.weights import Source
 from fieldmark.runtime.catalog import Catalog
@@ -33,7 +32,7 @@ from fieldmark.train.plan import PLAN, Phase, Plan, data_key
 from fieldmark.train.planner import RESERVE, WRITING, _rate
 from fieldmark.train.scratch_network import ScratchNetwork, default_options, new_network
 from fieldmark.train.scratch_photos import look
-from fieldmark.train.scratch_recipe import BACKBONE, MODE, FromScratch
+from fieldmark.train.scratch_recipe import BACKBONE, METHOD, MODE, FromScratch
 from fieldmark.train.settings import Settings
 from fieldmark.train.trained import Trained
 
@@ -250,8 +249,8 @@ class Scratch:
         if settings.engine == "torch":  # answers come from a compiled graph anyway
             settings = replace(settings, engine="auto")
         looked = replace(looked, graph=graph, widths=[plan.options.hidden])
-        model = cast(Method, network.finish())
-        trained = finished(model, looked, held, settings, self.folder, self.report)
+        model = network.finish()
+        trained = finished(model, looked, held, METHOD, settings, self.folder, self.report)
         trained.settings, trained.mode = self.settings, MODE
         return trained
 

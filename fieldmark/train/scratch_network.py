@@ -10,7 +10,7 @@ import torch
 from fieldmark.losses.combine import Criterion, build
 from fieldmark.methods.cnn import Options, TextbookCNN
 from fieldmark.train.imbalance import Imbalance
-from fieldmark.train.network import Training
+from fieldmark.train.network import Training, forget_counts
 from fieldmark.train.recipe import Recipe
 
 #: Stages by the photos' side in pixels, at most; and for larger ones.
@@ -34,9 +34,7 @@ class ScratchNetwork:
 
     def finish(self) -> TextbookCNN:
         """The network as it is saved."""
-        for module in self.model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d) and module.num_batches_tracked is not None:
-                module.num_batches_tracked.zero_()  # nothing reads it, and checkpoints do not hold it
+        forget_counts(self.model)
         return self.model.cpu().eval().requires_grad_(False)
 
 

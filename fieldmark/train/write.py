@@ -67,7 +67,7 @@ def _config(trained: Trained, ranks: Mapping[str, Mapping[str, str | None]]) -> 
         },
         fieldmark=Section(
             version=fieldmark.__version__,
-            method=settings.method,
+            method=graph.method,
             mode=trained.mode,
             classes=trained.classes,
             scales=list(graph.scales),
@@ -86,6 +86,7 @@ def _config(trained: Trained, ranks: Mapping[str, Mapping[str, str | None]]) -> 
                 "engine": trained.engine,
                 "precision": settings.precision,
                 "graph_parity": graph.parity,
+                **({"network": trained.network} if trained.network else {}),
                 **{k: v for k, v in trained.chosen.items() if k not in ("scales", "temperature")},
             },
         ),

@@ -33,7 +33,7 @@ def ended(network: Callable[..., Any], look: Callable[..., Any], tmp_path_factor
     finish.KNOWN = 12
     try:
         trained = finished(
-            method, seen.looked, held, seen.instant.settings, folder, lambda *at: told.append(at)
+            method, seen.looked, held, "isqrt_cov", seen.instant.settings, folder, lambda *at: told.append(at)
         )
     finally:
         finish.KNOWN = before
