@@ -23,6 +23,7 @@ VERBS: dict[str, dict[str, str]] = {
         "evaluate": "Measure a model on photos of known class.",
         "predict": "Name the photos in a folder, a table or a single file.",
         "compare": "Tell whether one run is really better than another.",
+        "bench": "Tell which method is best for these photos.",
     },
     "Search": {
         "embed": "Write the embedding of every photo to a Parquet file.",

@@ -99,6 +99,7 @@ class World:
             report=lambda *values: self.said.append(values),
             planner=SimpleNamespace(rate=2.0),
             accelerator=SimpleNamespace(is_main_process=True),
+            ranks={},
         )
 
     def validate(self, recipe: Recipe | None = None) -> Any:

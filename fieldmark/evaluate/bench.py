@@ -1,0 +1,238 @@
+"""Methods compared fairly: the same photos, backbone, resolution, time budget and seeds, one process each.
+
+Nothing but the method differs. Each is judged as it is (no model takes another's place), on the test photos of
+the source, once; all that was chosen on the way was chosen by held-out photos of train. Rows are written as they
+come, and a row that is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fieldmark
+from fieldmark import methods
+from fieldmark.runtime.bundle import GRAPH, Bundle
+from fieldmark.runtime.catalog import Catalog
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.machine import cores
+from fieldmark.runtime.metrics import wilson
+
+COLUMNS = (
+    *("set", "method", "seed", "budget", "backbone", "size", "flags"),
+    *(
+        "top1",
+        "low",
+        "high",
+        "n_test",
+        "held_out_top1",
+        "instant_top1",
+        "seconds",
+        "epochs",
+        "photos_per_second",
+    ),
+    *("answer_ms", "model_mb", "mark_hit", "mark_inside", "mark_area", "error"),
+    *("command", "date", "machine", "version"),
+)
+#: What a row is found by.
+KEY = ("set", "method", "seed", "budget", "backbone", "size", "flags")
+#: Passes over one picture that an answer is timed by, of which the median counts.
+TIMED = 15
+#: The yardstick, and how it learns where a method cannot learn from kept maps: as that one must.
+YARDSTICK, PIXELS = "plain", "plain (new views)"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: what it is of, and the flags of `fieldmark train` that make it."""
+
+    set: str
+    method: str
+    seed: int
+    budget: str
+    backbone: str
+    size: str
+    flags: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        words = ["--method", self.method.partition(" ")[0], "--seed", str(self.seed), "--budget", self.budget]
+        words += ["--backbone", self.backbone] if self.backbone else []
+        words += ["--size", self.size] if self.size else []
+        words += ["--views", "new"] if self.method == PIXELS else []
+        return [*words, *self.flags.split()]
+
+
+def cells(
+    set: str, names: Sequence[str], seeds: Sequence[int], budget: str, backbone: str, size: str, flags: str
+) -> list[Cell]:
+    """All trainings of a comparison, seed by seed, the yardstick first (twice, where a method needs pixels)."""
+    cards = [methods.card(name) for name in names]
+    wanted = [YARDSTICK, *([PIXELS] if any("pixels" in card.needs for card in cards) else [])]
+    wanted += [card.name for card in cards if card.name != YARDSTICK]
+    return [Cell(set, name, seed, budget, backbone, size, flags) for seed in seeds for name in wanted]
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    """The rows of a comparison; none where it was not begun."""
+    if not table.is_file():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def run(
+    source: str,
+    wanted: Sequence[Cell],
+    table: Path,
+    work: Path,
+    tell: Callable[[str, int, int], None],
+) -> Iterator[dict[str, Any]]:
+    """Train and judge what ``table`` has not yet, and add a row for each.
+
+    work: for the run folders, each removed once its row is written; tell: what
+    is done now, and how many are done of how many.
+    """
+    there = {tuple(row[name] for name in KEY) for row in read(table)}
+    catalog = Catalog.read(source)
+    for number, cell in enumerate(wanted):
+        key = tuple(str(getattr(cell, name)) for name in KEY)
+        if key in there:
+            continue
+        tell(f"{cell.method}, seed {cell.seed}", number, len(wanted))
+        row = {**dict(zip(KEY, key, strict=True)), **measured(source, catalog, cell, work)}
+        row |= {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), **origin(cell)}
+        _append(table, row)
+        yield row
+
+
+def origin(cell: Cell) -> dict[str, str]:
+    """By which command, machine and version a row was made."""
+    words = shlex.join(["fieldmark", "train", cell.set, *cell.words, "--no-floor"])
+    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        name = next((one.partition(":")[2].strip() for one in lines if one.startswith("model name")), name)
+    versions = f"fieldmark {fieldmark.__version__}, torch {metadata.version('torch')}"
+    return {"command": words, "machine": f"{cores()} cores; {name}", "version": versions}
+
+
+def measured(source: str, catalog: Catalog, cell: Cell, work: Path) -> dict[str, Any]:
+    """One training as a process of its own, and what came of it."""
+    out = work / f"{cell.set}-{cell.method.replace(' ', '-')}-{cell.seed}"
+    command = [sys.executable, "-m", "fieldmark", "train", source, "--out", str(out), *cell.words]
+    command += ["--no-floor", "--no-report", "--overwrite", "--json", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"error": lines[-1] if lines else f"ended with status {done.returncode}"}
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    details = json.loads((out / "run.json").read_text(encoding="utf-8"))["chosen"]
+    right = round((told["top1"] or 0) * (told["n_test"] or 0))
+    low, high = wilson(right, told["n_test"]) if told["n_test"] else (None, None)
+    row = {name: told.get(name) for name in ("top1", "n_test", "seconds", "epochs", "photos_per_second")}
+    row |= {
+        "low": low,
+        "high": high,
+        "held_out_top1": details.get("held_out_top1"),
+        "instant_top1": details.get("held_out_top1_instant"),
+    }
+    bundle = Bundle(out / "model")
+    row |= {"answer_ms": answer_ms(bundle), "model_mb": bundle.file(GRAPH).stat().st_size / 1e6}
+    row |= _marks(bundle, catalog)
+    shutil.rmtree(out, ignore_errors=True)
+    return row
+
+
+def answer_ms(bundle: Bundle) -> float:
+    """Milliseconds for one picture on one core."""
+    from fieldmark.runtime.engine import compile_graph
+
+    engine = compile_graph(bundle.file(GRAPH), outputs=["logits"], workers=1)
+    pixels = bundle.section.preprocess.normalise(bundle.golden()["images"][:1])
+    times = []
+    for _ in range(TIMED + 2):
+        begun = time.perf_counter()
+        engine.run(pixels, ["logits"])
+        times.append(1000 * (time.perf_counter() - begun))
+    return float(np.median(times[2:]))
+
+
+def _marks(bundle: Bundle, catalog: Catalog) -> dict[str, Any]:
+    """Where it looks, on photos whose mark is known."""
+    from fieldmark.evaluate.pointing import pointing
+
+    if "mark_x" not in catalog.table.column_names:
+        return {}
+    try:
+        found = pointing(bundle, catalog.of_split("test"))
+    except FieldmarkError as error:
+        return {"error": str(error)}
+    return {"mark_hit": found.hit, "mark_inside": found.inside, "mark_area": found.area}
+
+
+def _append(table: Path, row: dict[str, Any]) -> None:
+    """Write a row. One that was cut short by a kill is the last, and has no end of line: it is closed first."""
+    table.parent.mkdir(parents=True, exist_ok=True)
+    rows = read(table)
+    draft = table.with_suffix(".part")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        writer.writerow({name: f"{v:.5g}" if isinstance(v, float) else v for name, v in row.items()})
+    draft.replace(table)
+
+
+def summary(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """A line for each set and method: mean and spread over the seeds, difference to the yardstick, and the costs.
+
+    ``delta`` is in points, seed by seed, to plain trained in the same way (from new views, if the method needs
+    pixels); ``training`` and ``answer`` are times the yardstick's cost of a photo.
+    """
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        found.setdefault((row["set"], row["method"]), []).append(row)
+    lines = []
+    for (set, method), own in found.items():
+        good = [row for row in own if row["top1"]]
+        if not good:
+            lines.append({"set": set, "method": method, "error": own[-1]["error"]})
+            continue
+        top1 = [float(row["top1"]) for row in good]
+        line: dict[str, Any] = {"set": set, "method": method, "top1": float(np.mean(top1)), "n": len(top1)}
+        line["spread"] = float(np.std(top1, ddof=1)) if len(top1) > 1 else None
+        name = method.partition(" ")[0]
+        other = PIXELS if "pixels" in methods.card(name).needs else YARDSTICK
+        beside = {row["seed"]: row for row in found.get((set, other), []) if row["top1"]}
+        pairs = [(row, beside[row["seed"]]) for row in good if row["seed"] in beside]
+        if pairs and method != other:
+            line["delta"] = 100 * float(np.mean([float(a["top1"]) - float(b["top1"]) for a, b in pairs]))
+            line["training"] = _ratio([(b["photos_per_second"], a["photos_per_second"]) for a, b in pairs])
+            line["answer"] = _ratio([(a["answer_ms"], b["answer_ms"]) for a, b in pairs])
+        minutes = float(np.mean([float(row["seconds"]) for row in good])) / 60
+        line["per_minute"] = line["top1"] / minutes
+        for what in ("mark_hit", "mark_area"):
+            values = [float(row[what]) for row in good if row.get(what)]
+            line[what] = float(np.mean(values)) if values else None
+        lines.append(line)
+    return sorted(lines, key=lambda one: (one["set"], -one.get("top1", 0.0)))
+
+
+def _ratio(pairs: list[tuple[str, str]]) -> float | None:
+    values = [float(a) / float(b) for a, b in pairs if a and b and float(b)]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,106 @@
+"""Methods compared: which trainings, resumed row by row, and what is made of the rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fieldmark.evaluate import bench
+from fieldmark.evaluate.bench import Cell, cells, read, run, summary
+
+
+def row(method: str, top1: float, *, seed: int = 0, **more: Any) -> dict[str, str]:
+    values = {
+        "set": "s",
+        "method": method,
+        "seed": seed,
+        "top1": top1,
+        "seconds": 60,
+        "photos_per_second": 10,
+    }
+    values |= {"answer_ms": 5.0, "mark_hit": "", "error": ""} | more
+    return {name: str(value) for name, value in values.items()}
+
+
+def test_the_yardstick_comes_first() -> None:
+    found = [(cell.method, cell.seed) for cell in cells("s", ["isqrt_cov"], [0, 1], "90s", "", "", "")]
+    assert found == [("plain", 0), ("isqrt_cov", 0), ("plain", 1), ("isqrt_cov", 1)]
+
+
+def test_methods_that_need_pixels_have_a_yardstick_that_sees_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    known = {
+        name: SimpleNamespace(name=name, needs=needs)
+        for name, needs in [("plain", ()), ("zoom", ("pixels",))]
+    }
+    monkeypatch.setattr(bench.methods, "card", known.__getitem__)
+    names = [cell.method for cell in cells("s", ["zoom", "plain"], [0], "90s", "", "", "")]
+    assert names == ["plain", "plain (new views)", "zoom"]
+    words = Cell("s", "plain (new views)", 3, "90s", "resnet", "64", "--flip x").words
+    assert words[:2] == ["--method", "plain"] and words[-4:] == ["--views", "new", "--flip", "x"]
+    lines = summary([row("plain", 0.9), row("plain (new views)", 0.5), row("zoom", 0.6)])
+    assert {line["method"]: line.get("delta") for line in lines}["zoom"] == pytest.approx(10)
+
+
+def test_lines_of_the_table() -> None:
+    rows = [
+        row("plain", 0.5, seed=0),
+        row("plain", 0.7, seed=1),
+        row("isqrt_cov", 0.6, seed=0, photos_per_second=5, answer_ms=10, mark_hit=0.25),
+        row("isqrt_cov", 0.8, seed=1, photos_per_second=5, answer_ms=10, mark_hit=0.75),
+        row("broken", "", error="it says why"),
+    ]
+    best, plain, broken = summary(rows)
+    assert best["method"] == "isqrt_cov" and best["top1"] == pytest.approx(0.7)
+    assert best["spread"] == pytest.approx(0.1414, abs=1e-3) and best["delta"] == pytest.approx(10)
+    assert best["training"] == pytest.approx(2) and best["answer"] == pytest.approx(2)
+    assert best["mark_hit"] == pytest.approx(0.5) and best["per_minute"] == pytest.approx(0.7)
+    assert "delta" not in plain and plain["n"] == 2 and plain["mark_hit"] is None
+    assert broken == {"set": "s", "method": "broken", "error": "it says why"}
+
+
+def test_rows_that_are_there_are_not_measured_again(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def measured(source: str, catalog: Any, cell: Cell, work: Path) -> dict[str, Any]:
+        seen.append(cell.method)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return {"top1": 0.123456789, "seconds": 1.0}
+
+    monkeypatch.setattr(bench, "measured", measured)
+    wanted = cells("s", ["isqrt_cov"], [0], "1s", "", "", "")
+    table = tmp_path / "deep" / "table.csv"
+    with pytest.raises(KeyboardInterrupt):
+        list(run(str(photo_folder), wanted, table, tmp_path, lambda *_: None))
+    assert [one["method"] for one in read(table)] == ["plain"]
+    assert [one["method"] for one in run(str(photo_folder), wanted, table, tmp_path, lambda *_: None)] == [
+        "isqrt_cov"
+    ]
+    assert seen == ["plain", "isqrt_cov", "isqrt_cov"]
+    first = read(table)[0]
+    assert (
+        first["top1"] == "0.12346"
+        and "--method plain" in first["command"]
+        and str(tmp_path) not in str(first)
+    )
+
+
+def test_a_training_that_fails_is_a_row(photo_folder: Path, tmp_path: Path) -> None:
+    cell = Cell("s", "plain", 0, "1s", "no_such_backbone", "", "--offline")
+    (found,) = run(str(photo_folder), [cell], tmp_path / "t.csv", tmp_path, lambda *_: None)
+    assert "no_such_backbone" in found["error"] and read(tmp_path / "t.csv")[0]["top1"] == ""
+
+
+@pytest.mark.slow
+def test_real_trainings(photo_folder: Path, tmp_path: Path) -> None:
+    wanted = cells("s", ["isqrt_cov"], [0], "25s", "test_efficientnet", "64", "--offline")
+    rows = list(run(str(photo_folder), wanted, tmp_path / "t.csv", tmp_path, lambda *_: None))
+    assert [one.get("error") for one in rows] == [None, None], json.dumps(rows)
+    assert all(one["answer_ms"] > 0 and one["n_test"] > 0 for one in rows)

@@ -1,0 +1,86 @@
+"""Where a method looks, against marks that are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from fieldmark.evaluate import pointing as module
+from fieldmark.evaluate.pointing import covered, looked_at, pointing
+from fieldmark.methods.base import Method
+from fieldmark.runtime.catalog import Catalog
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.preprocess import Preprocess
+
+
+class Bright(Method):
+    """Looks at what is bright."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def attention(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(images.mean(1).clamp_min(0)[:, None], 4)[:, 0]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Catalog:
+    """A bright spot in a dark photo: in its box in the first two, elsewhere in the third; the fourth has no box."""
+    rows: dict[str, list[Any]] = {
+        name: [] for name in ("path", "label", "mark_x", "mark_y", "mark_w", "mark_h")
+    }
+    for number, (spot, box) in enumerate(
+        [((8, 8), (6, 6, 12, 12)), ((40, 20), (36, 16, 16, 16)), ((48, 48), (0, 0, 16, 16)), ((8, 8), None)]
+    ):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[spot[1] : spot[1] + 8, spot[0] : spot[0] + 8] = 255
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        rows["path"].append(str(path))
+        rows["label"].append("a")
+        for side, value in zip("xywh", box or [None] * 4, strict=True):
+            rows[f"mark_{side}"].append(value)
+    return Catalog(pa.table(rows))
+
+
+@pytest.fixture
+def bundle(monkeypatch: pytest.MonkeyPatch) -> Any:
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(module, "restore", lambda _: Bright())
+    preprocess = Preprocess(size=64, mean=(0, 0, 0), std=(1, 1, 1), resize="stretch")
+    return SimpleNamespace(path="model", section=SimpleNamespace(preprocess=preprocess, method="bright"))
+
+
+def test_hits_and_shares(photos: Catalog, bundle: Any) -> None:
+    found = pointing(bundle, photos)
+    assert found.n == 3 and found.hit == pytest.approx(2 / 3)
+    assert found.inside == pytest.approx(2 / 3, abs=0.08)
+    assert found.area == pytest.approx((12 * 12 + 2 * 16 * 16) / (3 * 64 * 64), rel=1e-3)
+
+
+def test_photos_without_marks(photos: Catalog, bundle: Any) -> None:
+    with pytest.raises(FieldmarkError, match="no boxes of a part: columns part_x"):
+        pointing(bundle, photos, "part")
+
+
+def test_cells_of_a_box() -> None:
+    cells = covered(torch.tensor([0.125, 0.25, 0.5, 0.75]), 4)
+    expected = [[0, 0, 0, 0], [0.5, 1, 0, 0], [0.5, 1, 0, 0], [0, 0, 0, 0]]
+    torch.testing.assert_close(cells, torch.tensor(expected))
+    assert float(covered(torch.tensor([0.0, 0.0, 1.0, 1.0]), 8).mean()) == 1
+
+
+def test_attention_is_brought_to_one_size() -> None:
+    images = torch.zeros(2, 3, 64, 64)
+    images[0, :, 16:24, 32:40] = 1
+    seen = looked_at(Bright(), images, side=32)
+    assert seen.shape == (2, 32, 32)
+    place = divmod(int(seen[0].argmax()), 32)
+    assert 8 <= place[0] < 12 and 16 <= place[1] < 20
