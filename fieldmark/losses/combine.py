@@ -21,7 +21,7 @@ def build(
     label_smoothing: float = 0.0,
     log_prior: Tensor | None = None,
 ) -> Criterion:
-    """The sum of losses that ``spec`` names: "focal", "cross_entropy+0.1*triplet" or {name: weight}.
+    """The sum of losses that ``spec`` names: "focal(gamma=3)", "cross_entropy+0.1*triplet" or {name: weight}.
 
     classes: C; embedding: its width E; weight: [C], how much the photos of each class weigh; label_smoothing:
     share; both for the losses of the logits. log_prior: [C], see `Criterion`. Raises UsageError for a spec
@@ -30,19 +30,19 @@ def build(
     for name, given in (("weight", weight), ("log_prior", log_prior)):
         if given is not None and given.shape != (classes,):
             raise ValueError(f"{name} {tuple(given.shape)} is not [C] for {classes} classes")
-    weights = losses.parse(spec)
+    terms = losses.parse(spec)
     parts: dict[str, nn.Module] = {}
-    for name in weights:
+    for name, term in terms.items():
         card = losses.card(name)
         module, cls = card.home.split(":")
         make = getattr(import_module(module), cls)
         if card.needs == "logits":
-            parts[name] = make(label_smoothing=label_smoothing, weight=weight)
+            parts[name] = make(label_smoothing=label_smoothing, weight=weight, **term.settings)
         elif card.holds == "nothing":
-            parts[name] = make()
+            parts[name] = make(**term.settings)
         else:
-            parts[name] = make(classes, embedding)
-    return Criterion(parts, weights, log_prior)
+            parts[name] = make(classes, embedding, **term.settings)
+    return Criterion(parts, {name: term.weight for name, term in terms.items()}, log_prior)
 
 
 class Criterion(nn.Module):
@@ -81,9 +81,7 @@ class Criterion(nn.Module):
         only. Half precision is widened, and autocast is off in here.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            logits = _wide(logits)
-            if self.training and self.log_prior is not None:
-                logits = logits + self.log_prior.to(logits.dtype)
+            logits = self.adjusted(logits)
             values = {
                 name: part(logits, targets)
                 if losses.card(name).needs == "logits"
@@ -92,6 +90,34 @@ class Criterion(nn.Module):
             }
             total = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return {"loss": total, **{name: value.detach() for name, value in values.items()}}
+
+    def adjusted(self, logits: Tensor) -> Tensor:
+        """Logits [B, C] as the losses see them: not in half precision, and in training with the prior."""
+        logits = _wide(logits)
+        if self.training and self.log_prior is not None:
+            return logits + self.log_prior.to(logits.dtype)
+        return logits
+
+    def of_logits(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The weighted sum of the losses of the logits alone, a scalar: for what else a method makes logits of."""
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = self.adjusted(logits)
+            values = [
+                self.weights[name] * part(logits, targets)
+                for name, part in self.parts.items()
+                if losses.card(name).needs == "logits"
+            ]
+        return torch.stack(values).sum()
+
+    def of_embedding(self, embedding: Tensor, targets: Tensor) -> Tensor:
+        """The weighted sum of the losses of the embedding alone, a scalar; 0 where there are none."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            values = [
+                self.weights[name] * _of_embedding(part, name, embedding, targets)
+                for name, part in self.parts.items()
+                if losses.card(name).needs == "embedding"
+            ]
+        return torch.stack(values).sum() if values else embedding.new_zeros(())
 
 
 def _of_embedding(part: nn.Module, name: str, embedding: Tensor | None, targets: Tensor) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 
-from fieldmark.data.sampler import SAMPLERS, Sampler
+from fieldmark import losses
+from fieldmark.data.sampler import Sampler
 from fieldmark.runtime.errors import UsageError
 
 Weighting = Literal["inverse", "effective"]
+Evening = Literal["balanced", "square_root"]
 #: From here on (largest class to smallest) something is done.
 RATIO = 5.0
 #: The strength of logit adjustment: 1 makes it right for classes that are all alike frequent.
@@ -18,7 +20,7 @@ TAU = 1.0
 #: Cui et al.'s beta: a class has up to 1 / (1 - beta) = 100 photos that tell something new.
 BETA = 0.99
 #: What `named` knows.
-NAMES = ("auto", "none", "logit_adjustment", *get_args(Weighting), *SAMPLERS[1:])
+NAMES = ("auto", "none", "logit_adjustment", *get_args(Weighting), *get_args(Evening))
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,24 @@ def named(name: str, counts: np.ndarray) -> Imbalance:
     for how in get_args(Weighting):
         if how == name:
             return Imbalance(weights=how, why=why)
-    for sampler in get_args(Sampler)[1:]:
+    for sampler in get_args(Evening):
         if sampler == name:
             return Imbalance(sampler=sampler, why=why)
     raise UsageError(f"no answer to imbalance is called {name!r}; there are: {', '.join(NAMES)}")
+
+
+def with_pairs(uneven: Imbalance, loss: str, sampler: Sampler | None = None) -> Imbalance:
+    """The same, with batches of several photos of each of their classes where photos are compared with others of
+    their class: by a part of ``loss`` (`fieldmark.losses.needs_pairs`), or by a method whose card names a ``sampler``.
+
+    A sampler that the user asked for stays.
+    """
+    wanted: Sampler = sampler or ("paired" if losses.needs_pairs(loss) else "all")
+    if wanted == "all":
+        return uneven
+    if uneven.sampler != "all":
+        return replace(uneven, why=f"{uneven.why}, though few photos then meet another of their class")
+    return replace(uneven, sampler=wanted, why=f"{uneven.why}; batches hold several photos of a class")
 
 
 def _numbers(counts: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ class Loop:
         device = accelerator.device
         self.module = network.module.to(device)
         self.learner = self.module.method
-        self.learner.begin(self.phase.own)
+        network.begin(self.phase.own)
         self.module.train()
         network.freeze_statistics()
         groups = optimizer.groups(
@@ -137,8 +137,8 @@ class Loop:
         stopped = self._stop()
         try:
             if not stopped:
-                for rows, images in self._batches():
-                    self._train(rows, images)
+                for rows, images, boxes in self._batches():
+                    self._train(rows, images, boxes)
                     if stopped := self._between():
                         break
         except KeyboardInterrupt:
@@ -163,16 +163,19 @@ class Loop:
             if self.best.settle(state, score, len(self.held), self.floor):
                 return
 
-    def _batches(self) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Row numbers [B] and V views (pictures or maps) [V B, ...] of this process, for every step from now on."""
+    def _batches(self) -> Iterator[tuple[np.ndarray, Tensor, Tensor | None]]:
+        """Row numbers [B], V views (pictures or maps) [V B, ...] and boxes in them [V B, 4], if the photos have any:
+        of this process, for every step from now on."""
         many = self.learner.views
         feed = self.feed.batches(
             (rows, epoch * many + view) for rows, epoch in self._orders() for view in range(many)
         )
         try:
-            for rows, _ in self._orders():
+            for rows, epoch in self._orders():
                 views = list(islice(feed, many))
-                yield rows, views[0] if many == 1 else torch.cat(views)
+                boxes = [self.feed.boxes(rows, epoch * many + view) for view in range(many)]
+                known = [torch.from_numpy(one) for one in boxes if one is not None]
+                yield rows, torch.cat(views) if many > 1 else views[0], torch.cat(known) if known else None
         finally:
             feed.close()  # type: ignore[attr-defined]
 
@@ -188,12 +191,12 @@ class Loop:
         while True:
             if step // self.epoch_steps != epoch:
                 epoch = step // self.epoch_steps
-                order = epoch_order(self.labels, epoch, self.plan.seed, self.plan.sampler)
+                order = epoch_order(self.labels, epoch, self.plan.seed, self.plan.sampler, batch=self.batch)
                 own = shard(order, self.rank, self.world, self.batch)
             yield own[step % self.epoch_steps], epoch
             step += 1
 
-    def _train(self, rows: np.ndarray, images: Tensor) -> None:
+    def _train(self, rows: np.ndarray, images: Tensor, boxes: Tensor | None) -> None:
         """One optimiser step."""
         torch.manual_seed((self.plan.seed * 1_000_003 + self.step) * 64 + self.rank)
         optimizer.set_rate(self.optimizer, self.progress)
@@ -203,7 +206,7 @@ class Loop:
             classes = self.network.classes
             images, targets = mix(images, targets, classes, self.plan.augment, self.plan.seed, self.step)
         for turn in range(self.learner.turns):
-            losses = self._backward(images, targets, rows, turn)
+            losses = self._backward(images, targets, rows, boxes, turn)
             if losses is not None:
                 if self.plan.clip:
                     self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
@@ -218,19 +221,21 @@ class Loop:
         self.progress += (1 - self.progress) / max(1, self.total - self.step + 1)
 
     def _backward(
-        self, images: Tensor, targets: Tensor, rows: np.ndarray, turn: int
+        self, images: Tensor, targets: Tensor, rows: np.ndarray, boxes: Tensor | None, turn: int
     ) -> dict[str, float] | None:
         """Losses and gradients of a batch, gathered in parts where it does not fit into memory as a whole."""
-        views = images.unflatten(0, (-1, len(targets)))
+        places = None if boxes is None else boxes.to(images.device)
         while True:
             try:
                 sums: dict[str, float] = {}
                 for at in range(0, len(targets), self.micro):
                     part = slice(at, at + self.micro)
-                    own = images if self.micro >= len(targets) else views[:, part].flatten(0, 1)
+                    own, own_boxes = (self._part(x, len(targets), part) for x in (images, places))
                     share = len(targets[part]) / len(targets)
                     with self.accelerator.autocast():
-                        losses = self.shared(own, targets[part], turn=turn, progress=self.progress)
+                        losses = self.shared(
+                            own, targets[part], turn=turn, progress=self.progress, boxes=own_boxes
+                        )
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
                     self.accelerator.backward(losses["loss"] * share)
@@ -244,6 +249,12 @@ class Loop:
                 if "memory" not in str(error):
                     raise
                 self._halve(error)
+
+    def _part(self, x: Tensor | None, photos: int, part: slice) -> Tensor | None:
+        """All views [V B, ...] of some of a batch's photos."""
+        if x is None or self.micro >= photos:
+            return x
+        return x.unflatten(0, (-1, photos))[:, part].flatten(0, 1)
 
     def _halve(self, error: BaseException) -> None:
         if self.micro < 2:
@@ -263,6 +274,12 @@ class Loop:
             raise FieldmarkError(f"{what}: give a smaller --lr, or --on-nan skip")
         self.tell("note", f"{what}: this step is skipped")
 
+    def example(self) -> Tensor:
+        """A batch as it comes: [V B, ...], with nothing in it."""
+        lower, side = self.feed.lower, self.phase.side(0)
+        shape = (3, side, side) if lower is None else lower.shape
+        return torch.zeros(self.micro * self.learner.views, *shape).to(memory_format=torch.channels_last)
+
     # -- between steps
 
     def _between(self) -> str:
@@ -280,7 +297,7 @@ class Loop:
             return "done"
         if self.plan.patience and self.best.stale >= self.plan.patience:
             return "no better for a while"
-        if self.watch.deadline is not None and self._agreed(self.watch.left <= 0):
+        if self.watch.deadline is not None and self.agreed(self.watch.left <= 0):
             return "the budget is spent"
         return ""
 
@@ -288,12 +305,12 @@ class Loop:
         """How many steps fit into what is left of the budget."""
         if self.watch.deadline is None or self.step == self.first:
             return
-        a_step = (self.watch.spent - self.began) / (self.step - self.first)
-        left = max(1, int(self._agreed(self.watch.left) / a_step))
+        passed, left = self.watch.spent - self.began, self.agreed(self.watch.left)
+        left = max(1, self.phase.steps_left(self.epoch_steps, self.first, self.step, passed, left))
         if abs(left - (self.total - self.step)) > DIFFERENT * (self.total - self.step):
-            self.total = int(self._agreed(self.step + left))
+            self.total = int(self.agreed(self.step + left))
 
-    def _agreed(self, value: Any) -> Any:
+    def agreed(self, value: Any) -> Any:
         """What the first process says: clocks differ."""
         if self.world == 1:
             return value

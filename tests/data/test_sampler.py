@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fieldmark.data.sampler import SAMPLERS, Sampler, epoch_order, shard, split_evenly
+from fieldmark.data.sampler import GROUP, SAMPLERS, Sampler, epoch_order, shard, split_evenly
 
 LABELS = np.repeat(["rare", "some", "many"], [2, 9, 64])
 kinds: st.SearchStrategy[Sampler] = st.sampled_from(["all", "balanced", "square_root"])
@@ -25,11 +25,11 @@ def test_all_is_a_permutation(epoch: int) -> None:
 
 @pytest.mark.parametrize("how", SAMPLERS)
 def test_seed_and_epoch_say_everything(how: Sampler) -> None:
-    first = epoch_order(LABELS, 4, 0, how)
+    first = epoch_order(LABELS, 4, 0, how, batch=15)
     np.random.seed(1)
-    np.testing.assert_array_equal(epoch_order(LABELS, 4, 0, how), first)
-    assert (epoch_order(LABELS, 5, 0, how) != first).any()
-    assert (epoch_order(LABELS, 4, 1, how) != first).any()
+    np.testing.assert_array_equal(epoch_order(LABELS, 4, 0, how, batch=15), first)
+    assert (epoch_order(LABELS, 5, 0, how, batch=15) != first).any()
+    assert (epoch_order(LABELS, 4, 1, how, batch=15) != first).any()
 
 
 @given(kinds, st.integers(0, 5), st.integers(0, 40), st.integers(1, 8), st.integers(1, 60))
@@ -78,6 +78,76 @@ def test_classes_are_mixed() -> None:
     for names in orders:
         assert 150 < np.count_nonzero(names[1:] != names[:-1]) < 250  # 2/3 of 299 by chance
     assert (orders[0] != orders[1]).any()
+
+
+# -- several photos of a class side by side
+
+
+@given(st.integers(0, 5), st.integers(1, 8), st.integers(1, 60), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_batches_are_made_of_groups(seed: int, classes: int, photos: int, batch: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, classes, photos)
+    for epoch in (0, 3):
+        order = epoch_order(labels, epoch, seed, "paired", batch=batch)
+        assert order.dtype == np.int64 and len(order) == photos // batch * batch
+        many = max(batch // GROUP, min(2, batch // 2), 1)
+        for rows in order.reshape(-1, batch):
+            groups = np.array_split(rows, many)
+            if batch >= 4:
+                assert min(map(len, groups)) >= 2 and max(map(len, groups)) <= 7
+            for group in groups:
+                assert len(set(labels[group].tolist())) == 1
+                whole = np.count_nonzero(labels == labels[group[0]])
+                assert len(set(group.tolist())) == min(len(group), whole), (
+                    "twice only where there are no others"
+                )
+
+
+@pytest.mark.parametrize("batch", [4, 6, 8, 16, 24])
+def test_photos_come_alike_often_in_groups(batch: int) -> None:
+    """Within a class no photo is two rounds ahead; the classes come in proportion to their photos."""
+    labels = np.repeat(np.arange(6), [2, 9, 64, 5, 1, 30])
+    seen: Counter[int] = Counter()
+    epochs = 60
+    for epoch in range(epochs):
+        seen.update(epoch_order(labels, epoch, 1, "paired", batch=batch).tolist())
+        for c in range(6):
+            own = [seen[row] for row in np.flatnonzero(labels == c).tolist()]
+            assert max(own) - min(own) <= (1 if len(own) >= GROUP else 2)
+    times = np.array([sum(seen[row] for row in np.flatnonzero(labels == c).tolist()) for c in range(6)])
+    wanted = np.array([2, 9, 64, 5, 1, 30]) * epochs * (111 // batch * batch) / 111
+    np.testing.assert_allclose(times, wanted, rtol=0.15, atol=36)
+
+
+def test_classes_are_dealt_out_to_the_batches() -> None:
+    """No class is twice in a batch that has room for all; each batch has others; the classes meet in many ways."""
+    labels = np.repeat(np.arange(12), 12)
+    met = set()
+    for epoch in range(20):
+        for rows in epoch_order(labels, epoch, 0, "paired", batch=16).reshape(-1, 16):
+            there = labels[rows[::4]].tolist()
+            assert len(set(there)) == 4
+            met |= {frozenset((a, b)) for a in there for b in there if a != b}
+    assert len(met) == 12 * 11 / 2
+
+
+def test_a_class_of_most_photos_is_spread_over_the_batches() -> None:
+    labels = np.repeat([0, 1], [96, 32])
+    for rows in epoch_order(labels, 2, 0, "paired", batch=16).reshape(-1, 16):
+        assert np.bincount(labels[rows]).tolist() == [12, 4]
+
+
+def test_each_process_has_whole_groups() -> None:
+    labels = np.repeat(np.arange(9), 11)
+    order = epoch_order(labels, 1, 0, "paired", batch=16)
+    for rank in range(2):
+        for rows in shard(order, rank, 2, 16):
+            assert all(len(set(labels[group].tolist())) == 1 for group in rows.reshape(2, 4))
+
+
+def test_pairs_need_a_batch() -> None:
+    with pytest.raises(ValueError, match="batch is needed"):
+        epoch_order(LABELS, 0, 0, "paired")
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,7 +47,24 @@ def criterion(spec: str, **kwargs) -> Criterion:  # type: ignore[no-untyped-def]
     ],
 )
 def test_words(spec: str, weights: dict[str, float]) -> None:
-    assert list(losses.parse(spec).items()) == list(weights.items())
+    assert [(name, term.weight) for name, term in losses.parse(spec).items()] == list(weights.items())
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings"),
+    [
+        ("focal", [{}]),
+        ("focal()", [{}]),
+        ("focal(gamma=3)+0.1*triplet(margin=0.3)", [{"gamma": 3}, {"margin": 0.3}]),
+        (
+            " cross_entropy + 0.2 * cosine_margin( margin = .2, scale=1e+1 )",
+            [{}, {"margin": 0.2, "scale": 10}],
+        ),
+        ({"focal(gamma=0)": 1, "center": 0.01}, [{"gamma": 0}, {}]),
+    ],
+)
+def test_settings(spec: str, settings: list[dict[str, float]]) -> None:
+    assert [term.settings for term in losses.parse(spec).values()] == settings
 
 
 @pytest.mark.parametrize(
@@ -53,7 +73,19 @@ def test_words(spec: str, weights: dict[str, float]) -> None:
         ("hinge", "no loss is called 'hinge'; there are: cross_entropy, focal, .*cosine_margin"),
         ("", "not NAME"),
         ("cross_entropy+", "not NAME"),
-        ("cross_entropy*0.1", "not NAME or WEIGHT"),
+        ("cross_entropy*0.1", r"not NAME, WEIGHT\*NAME or NAME\(SETTING=NUMBER\)"),
+        ("focal(gamma=3", "not NAME"),
+        ("focal(gamma=3)2", "not NAME"),
+        ("focal((gamma=3))", "not NAME"),
+        ({"0.5*focal": 1}, "not NAME"),
+        ("focal(3)", r"focal has no setting '3'; its settings: gamma \(0 to 10\)"),
+        ("focal(margin=3)", "focal has no setting 'margin'"),
+        ("cross_entropy(gamma=3)", "no setting 'gamma'; it has none"),
+        ("focal(gamma)", "gamma of the loss focal is '': it is a number from 0 to 10"),
+        ("focal(gamma=high)", "gamma of the loss focal is 'high'"),
+        ("focal(gamma=-1)", "from 0 to 10"),
+        ("focal(gamma=nan)", "from 0 to 10"),
+        ("focal(gamma=1,gamma=2)", "gamma twice"),
         ("x*focal", "'x' .* not a number"),
         ("focal+focal", "twice"),
         ("0*focal", "above 0"),
@@ -85,6 +117,19 @@ def test_the_table_tells_the_truth(card: losses.Card) -> None:
     assert type(part).__name__ == cls
     held = "parameters" if list(part.parameters()) else "buffers" if list(part.buffers()) else "nothing"
     assert held == card.holds
+    constructor = inspect.signature(type(part)).parameters
+    assert {one.name: one.default for one in card.settings} == {
+        name: known.default
+        for name, known in constructor.items()
+        if name not in ("label_smoothing", "weight", "classes", "embedding")
+    }
+    for one in card.settings:
+        assert one.least <= one.default <= one.most
+        for end in (one.least, one.most):
+            one_more = f"cross_entropy+{card.name}({one.name}={end})".replace("cross_entropy+cross", "cross")
+            made = criterion(one_more).parts[card.name]
+            assert getattr(made, one.name) == end
+            assert criterion(one_more)(*batch()[:1], LABELS, batch()[1])["loss"].isfinite()
     logits, embedding = batch()
     criterion(spec)(logits, LABELS, embedding)["loss"].backward()
     assert logits.grad is not None
@@ -108,6 +153,48 @@ def test_the_sum() -> None:
         torch.testing.assert_close(result[name], value.detach())
     expected = torch.autograd.grad(total, (logits, embedding))
     torch.testing.assert_close(torch.autograd.grad(result["loss"], (logits, embedding)), expected)
+
+
+def test_the_page_says_what_can_be_set() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+    for card in losses.CARDS:
+        for number, one in enumerate(card.settings):
+            name = "" if number else f"`{card.name}` "
+            assert f"| {name}| `{one.name}` | {one.default:g} | {one.least:g} to {one.most:g} |" in page
+
+
+def test_settings_reach_the_losses() -> None:
+    logits, embedding = batch()
+    result = criterion("focal(gamma=3)+0.1*triplet(margin=1.5)")(logits, LABELS, embedding)
+    parts = focal(logits, LABELS, 3.0), triplet(embedding, LABELS, 1.5)
+    torch.testing.assert_close((result["focal"], result["triplet"]), tuple(value.detach() for value in parts))
+    assert parts[0] != focal(logits, LABELS) and parts[1] != triplet(embedding, LABELS)
+
+
+@pytest.mark.parametrize("spec", [EVERY, "cross_entropy"])
+def test_the_two_halves_of_the_sum(spec: str) -> None:
+    """What the logits are judged by and what the embedding is: together all of it."""
+    logits, embedding = batch()
+    one = criterion(spec, log_prior=torch.log(torch.tensor([0.7, 0.2, 0.1])))
+    for way in (one.train(), one.eval()):
+        if way.training:  # centres move
+            way = criterion(spec, log_prior=one.log_prior)
+        whole = copy.deepcopy(way)(logits, LABELS, embedding)["loss"]
+        halves = way.of_logits(logits, LABELS), way.of_embedding(embedding, LABELS)
+        torch.testing.assert_close(halves[0] + halves[1], whole)
+    assert bool(halves[1] == 0) == (spec == "cross_entropy")
+
+
+@pytest.mark.parametrize(
+    ("spec", "pairs"),
+    [
+        ("focal+0.1*center", False),
+        ("cross_entropy+triplet(margin=0.3)", True),
+        ({"focal": 1, "contrastive": 1}, True),
+    ],
+)
+def test_which_losses_need_pairs(spec: str, pairs: bool) -> None:
+    assert losses.needs_pairs(spec) == pairs
 
 
 def test_the_prior_is_added_in_training_only() -> None:

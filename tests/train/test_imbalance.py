@@ -10,7 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from fieldmark.runtime.errors import UsageError
 from fieldmark.train import imbalance
-from fieldmark.train.imbalance import Imbalance, choose, class_weights, log_prior, named
+from fieldmark.train.imbalance import Imbalance, choose, class_weights, log_prior, named, with_pairs
 
 COUNTS = np.array([100, 20, 5, 1])
 
@@ -92,9 +92,23 @@ def test_by_name(name: str) -> None:
         np.testing.assert_array_equal(weight, class_weights(COUNTS, asked.weights))  # type: ignore[arg-type]
 
 
+def test_batches_of_pairs_where_photos_are_compared() -> None:
+    plain = named("none", COUNTS)
+    assert with_pairs(plain, "cross_entropy+center") is plain
+    for given in (with_pairs(plain, "focal+0.1*triplet"), with_pairs(plain, "focal", "paired")):
+        assert given.sampler == "paired"
+        assert given.why == "nothing is done, as asked for; batches hold several photos of a class"
+    asked = with_pairs(named("balanced", COUNTS), "focal+contrastive")
+    assert asked.sampler == "balanced" and "few photos then meet another" in asked.why
+    adjusted = with_pairs(named("auto", COUNTS), "focal+contrastive")
+    assert adjusted.sampler == "paired" and adjusted.logit_adjustment == imbalance.TAU
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UsageError, match=r"'odd'.*auto, none, .*square_root"):
         named("odd", COUNTS)
+    with pytest.raises(UsageError, match="paired"):
+        named("paired", COUNTS)
     with pytest.raises(ValueError, match="inverse, effective"):
         class_weights(COUNTS, "odd")  # type: ignore[arg-type]
     for beta in (0.0, 1.0):
