@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fieldmark.data.augment.geometry import view_box
 from fieldmark.data.augment.settings import Augment
 from fieldmark.data.augment.view import augment, resized, view_rng
 from fieldmark.runtime import image
@@ -40,7 +41,8 @@ class Photos:
     from the bytes when a photo is first read. min_side: JPEGs are decoded at reduced scale as long as both
     sides keep that many pixels; give ``preprocess.min_side`` of the model, so that training sees the pixels
     that the predictor will see. cache_bytes: limit of the decoded photos, 3 bytes a pixel (default: a third
-    of the memory that is free now; 0: none is kept).
+    of the memory that is free now; 0: none is kept). boxes: [N, 4] of the thing in each photo, left, top, right and
+    bottom as shares of its sides; NaN: not known.
 
     What came first stays: an epoch reads every photo once, so putting out the oldest would gain nothing.
     """
@@ -52,12 +54,14 @@ class Photos:
         *,
         min_side: int | None = None,
         cache_bytes: int | None = None,
+        boxes: np.ndarray | None = None,
     ):
         if content is not None and len(content) != len(paths):
             raise ValueError(f"{len(paths)} paths and {len(content)} content hashes do not belong together")
         self.paths = list(paths)
         self.content = list(content) if content is not None else [""] * len(self.paths)
-        self.min_side = min_side
+        self.min_side, self.boxes = min_side, boxes
+        self._sizes: dict[int, tuple[int, int]] = {}
         self.cache_bytes = int(memory_bytes() * SHARE) if cache_bytes is None else cache_bytes
         #: Row -> why the photo cannot be used. Those are not read again.
         self.errors: dict[int, str] = {}
@@ -87,9 +91,15 @@ class Photos:
         except ImageError as error:
             self.errors[row] = str(error)
             raise ImageError(f"{self.paths[row]}: {error}") from None
-        self.content[row] = name
+        self.content[row], self._sizes[row] = name, photo.size
         self._keep(row, photo)
         return photo
+
+    def size(self, row: int) -> tuple[int, int]:
+        """Width and height of a photo as it is loaded."""
+        if row not in self._sizes:
+            self._sizes[row] = self.load(row).size
+        return self._sizes[row]
 
     def fill(
         self, workers: int | None = None, progress: Callable[[int], None] | None = None
@@ -177,6 +187,24 @@ class Loader:
         """Photos as they are: exactly ``preprocess(photo)``, float32 [B,3,S,S], channels last."""
         (batch,) = self.batches([(rows, None)])
         return batch
+
+    def boxes(self, rows: np.ndarray, epoch: int) -> np.ndarray | None:
+        """Where the photos' boxes lie in their views of that epoch (`view_box`): float32 [n, 4]; None without any."""
+        known = self.photos.boxes
+        if known is None:
+            return None
+        return np.stack(
+            [
+                view_box(
+                    self.photos.size(row),
+                    self.preprocess,
+                    view_rng(self.seed, self.photos.content[row], epoch),
+                    self.settings,
+                    known[row],
+                )
+                for row in rows.tolist()
+            ]
+        )
 
     def _empty(self, count: int, raw: bool) -> Tensor:
         shape, pin = (count, self.size, self.size, 3), raw and self.pin_memory

@@ -124,6 +124,18 @@ def decode(data: bytes, min_side: int | None = None) -> Image.Image:
         raise ImageError(_reason(data, error)) from None
 
 
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height of a photo file's upright picture, from its header. Raises ImageError for what is none."""
+    try:
+        image = _open(data)
+        width, height = image.size
+        return (height, width) if _orientation(image) > 4 else (width, height)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(_reason(data, error)) from None
+
+
 def load(source: str | Path | bytes | Image.Image | np.ndarray, min_side: int | None = None) -> Image.Image:
     """Any one photo as an RGB picture (see decode): a path, a file's bytes, a pillow image or an array.
 

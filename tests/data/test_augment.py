@@ -16,8 +16,9 @@ from torchvision.transforms.v2 import functional as F
 
 from fieldmark.data.augment import Augment
 from fieldmark.data.augment import policy as policies
+from fieldmark.data.augment.geometry import crop_box, view_box
 from fieldmark.data.augment.mix import mix
-from fieldmark.data.augment.view import _box, augment, view_rng
+from fieldmark.data.augment.view import augment, view_rng
 from fieldmark.runtime.preprocess import Preprocess
 
 #: Everything off; tests switch on what they look at.
@@ -145,7 +146,7 @@ def test_none_is_exactly_preprocess(resize, space):
 def test_boxes(stretch, size):
     """Inside the photo, with the area and ratio asked for; all places are reached."""
     settings = Augment(scale=(0.1, 0.3), ratio=(0.5, 2.0))
-    boxes = np.array([_box(size, rng, settings, stretch) for rng in rngs(800)])
+    boxes = np.array([crop_box(size, rng, settings, stretch) for rng in rngs(800)])
     left, top, right, bottom = boxes.T
     width, height = size
     assert (left >= 0).all() and (top >= 0).all() and (right <= width).all() and (bottom <= height).all()
@@ -159,9 +160,9 @@ def test_boxes(stretch, size):
 
 
 def test_a_box_that_never_fits_is_cut():
-    box = _box((300, 10), rngs(1)[0], Augment(scale=(1, 1), ratio=(1, 1)), stretch=False)
+    box = crop_box((300, 10), rngs(1)[0], Augment(scale=(1, 1), ratio=(1, 1)), stretch=False)
     assert box[3] - box[1] == 10 and 0 <= box[0] < box[2] <= 300
-    assert _box((1, 1), rngs(1)[0], Augment(scale=(0.01, 0.01)), stretch=True) == (0, 0, 1, 1)
+    assert crop_box((1, 1), rngs(1)[0], Augment(scale=(0.01, 0.01)), stretch=True) == (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
@@ -173,7 +174,9 @@ def test_a_crop_is_one_resize_of_its_box(resize):
     compared = 0
     for epoch in range(8):
         view = augment(ramp(), spec, view_rng(0, "", epoch), settings).astype(float)
-        left, top, right, bottom = _box((across, down), view_rng(0, "", epoch), settings, resize == "stretch")
+        left, top, right, bottom = crop_box(
+            (across, down), view_rng(0, "", epoch), settings, resize == "stretch"
+        )
         x = left + (np.arange(20) + 0.5) * (right - left) / 20
         y = top + (np.arange(20) + 0.5) * (bottom - top) / 20 - above
         # Close to the border the kernel is cut off, and a ramp bends.
@@ -423,3 +426,40 @@ def test_rotate_uses_the_kind_of_interpolation_of_the_photo():
     angle = rngs(1)[0].uniform(-30, 30)
     expected = F.rotate(photo(24, 24), angle, InterpolationMode.NEAREST, fill=list(GREY))
     np.testing.assert_array_equal(view, np.asarray(expected))
+
+
+# -- boxes
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize(
+    "settings",
+    [Augment.none(), Augment(flip=True), Augment(rotate=20, scale=(0.5, 1.0))],
+    ids=["none", "crop", "turn"],
+)
+def test_a_box_goes_where_its_pixels_go(resize, settings):
+    """A white rectangle in a black photo: in the view its pixels fill the box that is told."""
+    preprocess = Preprocess(size=96, resize=resize, mean=(0, 0, 0), interpolation="bilinear")
+    settings = settings.model_copy(update={"color": 0.0})
+    photo = np.zeros((150, 240, 3), np.uint8)
+    photo[40:90, 60:160] = 255
+    box = np.array([60 / 240, 40 / 150, 160 / 240, 90 / 150], np.float32)
+    seen = 0
+    for epoch in range(12):
+        view = augment(Image.fromarray(photo), preprocess, view_rng(0, "x", epoch), settings)
+        told = view_box((240, 150), preprocess, view_rng(0, "x", epoch), settings, box)
+        rows, columns = np.nonzero(view[:, :, 0] > 60)
+        if not len(rows):
+            assert np.isnan(told).all() or (told[2:] - told[:2]).min() < 0.02
+            continue
+        seen += 1
+        edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 96
+        np.testing.assert_allclose(told, edges, atol=0.03)
+    assert seen >= 6
+
+
+def test_boxes_that_nobody_knows():
+    preprocess, unknown = Preprocess(size=32), np.full(4, np.nan, np.float32)
+    assert np.isnan(view_box((9, 9), preprocess, view_rng(0, "x", 0), Augment(), unknown)).all()
+    whole = np.array([0, 0, 1, 1], np.float32)
+    assert np.isnan(view_box((9, 9), preprocess, view_rng(0, "x", 0), Augment(policy="rand"), whole)).all()

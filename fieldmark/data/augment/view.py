@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from fieldmark.data.augment.geometry import TRIES, crop_box
 from fieldmark.data.augment.policy import policy
 from fieldmark.data.augment.settings import Augment
 from fieldmark.runtime.preprocess import Preprocess
@@ -23,8 +24,6 @@ from fieldmark.runtime.preprocess import Preprocess
 ERASED, ERASED_RATIO = (0.02, 0.33), (0.3, 10 / 3)
 #: Blur in pixels (standard deviation) where the side has 224.
 SIGMA = (0.1, 2.0)
-# How often a box is drawn that may not fit.
-_TRIES = 10
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -33,8 +32,6 @@ _FILTERS = {
 }
 # Rotation knows no lanczos.
 _TURNS = {"nearest": InterpolationMode.NEAREST, "bilinear": InterpolationMode.BILINEAR}
-
-Box = tuple[float, float, float, float]
 
 
 def view_rng(seed: int, content: str, epoch: int) -> np.random.Generator:
@@ -111,25 +108,8 @@ def _cropped(
         canvas = Image.new("RGB", (side, side), fill)
         canvas.paste(photo, ((side - photo.width) // 2, (side - photo.height) // 2))
         photo = canvas
-    box = _box(photo.size, rng, settings, stretch=preprocess.resize == "stretch")
+    box = crop_box(photo.size, rng, settings, stretch=preprocess.resize == "stretch")
     return photo.resize((preprocess.size, preprocess.size), _FILTERS[preprocess.interpolation], box=box)
-
-
-def _box(size: tuple[int, int], rng: np.random.Generator, settings: Augment, stretch: bool) -> Box:
-    """Left, top, right, bottom of a random box inside ``size`` (width, height), in fractions of pixels."""
-    width, height = size
-    # What a square of the whole photo's area has for sides; stretched, the photo itself is the square.
-    unit = (float(width), float(height)) if stretch else (math.sqrt(width * height),) * 2
-    for _ in range(_TRIES):
-        area = rng.uniform(*settings.scale)
-        ratio = math.exp(rng.uniform(math.log(settings.ratio[0]), math.log(settings.ratio[1])))
-        across, down = unit[0] * math.sqrt(area * ratio), unit[1] * math.sqrt(area / ratio)
-        if across <= width and down <= height:
-            break
-    # After so many boxes that did not fit, the last one loses what hangs over.
-    across, down = min(max(across, 1.0), width), min(max(down, 1.0), height)
-    left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
-    return (left, top, min(left + across, width), min(top + down, height))
 
 
 def _colored(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
@@ -152,7 +132,7 @@ def _colored(image: Image.Image, strength: float, rng: np.random.Generator) -> I
 def _erased(pixels: np.ndarray, preprocess: Preprocess, rng: np.random.Generator) -> np.ndarray:
     """A copy with a rectangle of the mean colour, which becomes 0 when normalised (but for rounding)."""
     side = len(pixels)
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         area = side * side * rng.uniform(*ERASED)
         ratio = math.exp(rng.uniform(math.log(ERASED_RATIO[0]), math.log(ERASED_RATIO[1])))
         down, across = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
