@@ -33,7 +33,24 @@ TrainSize = Annotated[
 Cut = Annotated[
     str | None, _flag("NAME", "Learn only behind this module of the backbone; none: all of it.", "planned")
 ]
-Batch = Annotated[int | None, _flag("N", "Photos a step.", "32; 64 on a GPU")]
+Phases = Annotated[
+    str | None,
+    _flag(
+        "NAME", "one; two: kept maps first, then new views; auto: two where there is time for both.", "one"
+    ),
+]
+Progressive = Annotated[
+    bool | None,
+    typer.Option(
+        "--progressive/--no-progressive",
+        help="Let views grow while it trains: small ones are quick.  [default: no-progressive]",
+        rich_help_panel="Fine-tuning",
+    ),
+]
+Compile = Annotated[
+    str | None, _flag("NAME", "Compile the steps: auto, no or yes.", "auto: on GPUs, where it pays")
+]
+Batch = Annotated[int | None, _flag("N", "Photos a step.", "32; on a GPU 64, or found within a budget")]
 Lr = Annotated[float | None, _flag("RATE", "Peak rate of the network.", "0.0003")]
 HeadLr = Annotated[float | None, _flag("RATE", "Peak rate of the head.", "0.003")]
 Optimizer = Annotated[str | None, _flag("NAME", "adamw, adam or sgd.", "adamw")]

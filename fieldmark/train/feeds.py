@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -62,8 +63,9 @@ class Lower:
 class Feed:
     """Batches for training, and the held-out photos, as the network takes them.
 
-    train, held: photos; size: side of the views (held-out photos have that of ``preprocess``). lower, lower_held:
-    the frozen part that they pass first, if the network is cut.
+    train, held: photos; size: side of the views (held-out photos have that of ``preprocess``); sides: epoch -> side,
+    where it is not always that. lower, lower_held: the frozen part that they pass first, if the network is cut;
+    lowers: by side, for views of other sides.
     """
 
     def __init__(
@@ -75,19 +77,36 @@ class Feed:
         *,
         size: int,
         seed: int,
+        sides: Callable[[int], int] | None = None,
         lower: Lower | None = None,
         lower_held: Lower | None = None,
+        lowers: Mapping[int, Lower] | None = None,
         workers: int | None = None,
     ):
         self.lower, self.lower_held = lower, lower_held
+        self.lowers, self.sides = {} if lower is None else {**(lowers or {}), size: lower}, sides
         self.train = Loader(train, preprocess, settings, size=size, seed=seed, workers=workers)
         self.held = Loader(held, preprocess, settings, seed=seed, workers=workers)
+        self._loaders = {size: self.train}
+        self._made = lambda side: Loader(train, preprocess, settings, size=side, seed=seed, workers=workers)
         self._kept: list[np.ndarray] = []
 
     def batches(self, steps: Steps) -> Iterator[Tensor]:
         """For each (row numbers, epoch) its views of that epoch: [B, ...]."""
-        for images in self.train.batches(steps):
-            yield images if self.lower is None else _tensor(self.lower(images))
+        for side, some in groupby(steps, self._side):
+            lower = self.lowers.get(side)
+            if side not in self._loaders:
+                self._loaders[side] = self._made(side)
+            for images in self._loaders[side].batches(some):
+                yield images if lower is None else _tensor(lower(images))
+
+    def _side(self, step: tuple[np.ndarray, int]) -> int:
+        """Pixels of the views of this step."""
+        return self.train.size if self.sides is None else self.sides(step[1])
+
+    def boxes(self, rows: np.ndarray, epoch: int) -> np.ndarray | None:
+        """Where the photos' boxes lie in these views: float32 [B, 4]; None where no boxes are known."""
+        return self.train.boxes(rows, epoch)
 
     def held_out(self, rank: int = 0, world: int = 1, batch: int = CHUNK) -> Iterator[Tensor]:
         """This process's share of the held-out photos, in order, as they are: [B, ...].
@@ -105,7 +124,7 @@ class Feed:
             yield _tensor(maps.astype(np.float32))
 
     def close(self) -> None:
-        for lower in (self.lower, self.lower_held):
+        for lower in {self.lower, self.lower_held, *self.lowers.values()}:
             if lower is not None:
                 lower.close()
 
@@ -165,6 +184,9 @@ class CachedFeed(Feed):
         for rows, epoch in steps:
             places = (epoch % self.views) * self.count + np.asarray(rows)
             yield _tensor(self._maps[places].astype(np.float32))
+
+    def boxes(self, rows: np.ndarray, epoch: int) -> np.ndarray | None:
+        return self.train.boxes(rows, epoch % self.views)
 
     def _create(self) -> None:
         """An empty file of the right length, unless it is there; without it, notes of what is done are void."""

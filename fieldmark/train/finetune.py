@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,24 +20,25 @@ from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError, UsageError
-from fieldmark.train import checkpoint, imbalance, loggers, start
+from fieldmark.train import imbalance, loggers, start
 from fieldmark.train.best import Score
 from fieldmark.train.checkpoint import Checkpoint
-from fieldmark.train.feeds import CachedFeed, Feed, Lower
 from fieldmark.train.finish import finished
 from fieldmark.train.head import fit_head
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Instant, Looked, subset
 from fieldmark.train.loop import Loop, Outcome, Watch
+from fieldmark.train.measure import as_it_was, compile_step
 from fieldmark.train.network import Network
+from fieldmark.train.phases import drop_maps, feed_of, go_on, keep_end, newest
 from fieldmark.train.plan import PLAN, Plan, data_key
 from fieldmark.train.planner import Planner
 from fieldmark.train.recipe import Recipe
+from fieldmark.train.telling import Teller
 from fieldmark.train.trained import Trained
 from fieldmark.train.warm import descriptors_of_views, warm_head
 
 Ranks = Mapping[str, Mapping[str, str | None]]
-BARS = "▁▂▃▄▅▆▇█"
 #: Photos a second that a finished model is taken to look at, where all of them were in the cache.
 USUAL_RATE = 50.0
 
@@ -95,7 +95,7 @@ class Finetune:
     ):
         self.ranks, self.card = ranks or {}, methods.card(instant.settings.method)
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
-        self.settings, self.report, self.logger = instant.settings, progress, logger
+        self.settings, self.report, self.tell = instant.settings, progress, Teller(progress, logger)
         self.accelerator = accelerator
         rate = instant.computed / instant.seconds["describe"] if instant.computed > 100 else USUAL_RATE
         self.planner = Planner(
@@ -106,6 +106,8 @@ class Finetune:
             gpu=accelerator.device.type != "cpu",
             workers=self.settings.workers,
             world=accelerator.num_processes,
+            device=accelerator.device,
+            autocast=accelerator.autocast,
         )
         #: The step of the checkpoint that it went on from.
         self.resumed_at: int | None = None
@@ -129,7 +131,8 @@ class Finetune:
             looked.content, [looked.classes[i] for i in looked.y], held.tolist(), looked.graph.key
         )
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
-            made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler)
+            fresh = not self.card.instant
+            made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler, fresh)
             if made is not None:
                 made.model_copy(update={"data": data}).write(self.folder)
         self.accelerator.wait_for_everyone()
@@ -141,7 +144,7 @@ class Finetune:
                 f"the run in {self.folder.parent} was begun with other photos, labels, backbone or size: "
                 "give those, or start again with --overwrite"
             )
-        number, saved = self._newest()
+        number, saved = newest(self.folder)
         if self.recipe.budget is not None:
             self.watch.deadline = self.planner.deadline(len(part.y), len(y_held))
         for line in (plan.why, *plan.describe(), uneven.why):
@@ -185,7 +188,7 @@ class Finetune:
             trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
             trained.warnings += self.instant.warnings
         seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
-        trained.curve = outcomes[-1].best.rows
+        trained.curve = [row for outcome in outcomes for row in outcome.best.rows]
         trained.chosen |= {
             "held_out": len(y_held),
             "held_out_top1": reached.accuracy,
@@ -214,37 +217,43 @@ class Finetune:
         floor: float,
     ) -> list[Outcome]:
         """Train phase after phase, from ``number`` on, where ``saved`` says how far it came. floor: of `Loop`."""
-        outcomes: list[Outcome] = []
+        outcomes, deadline = go_on(self.folder, number, network), self.watch.deadline
         for phase in range(number, len(plan.phases)):
-            feed = self._feed(network, plan, phase, looked, *photos)
+            if deadline is not None:
+                self.watch.deadline = deadline * plan.phases[phase].until
+            if self.accelerator.is_main_process:
+                drop_maps(self.folder, plan, phase)
+            feed = feed_of(
+                network,
+                plan,
+                phase,
+                photos[0],
+                photos[1],
+                looked.graph.preprocess,
+                folder=self.folder,
+                workers=self.settings.workers,
+                accelerator=self.accelerator,
+                progress=lambda done, total: self.report("making maps", done, total),
+            )
             folder = self.folder / f"phase-{phase + 1}"
-            self.loop = Loop(
+            self.tell.loop = loop = Loop(
                 network, feed, y, y_held, plan, phase, self.watch, folder, self.tell, self.accelerator, floor
             )
-            outcomes.append(self.loop.run(saved))
+            if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
+                self.tell("note", why)
+            outcomes.append(loop.run(saved))
             saved = None
             feed.close()
+            as_it_was(network.module)
+            network.module.cpu()
             network.close()
-            if outcomes[-1].stopped in ("interrupted", "the budget is spent"):
+            if phase + 1 == len(plan.phases) or outcomes[-1].stopped == "interrupted":
                 break
+            if deadline is not None and loop.agreed(self.watch.spent >= deadline):
+                break
+            if self.accelerator.is_main_process:
+                keep_end(self.folder, phase, network, outcomes[-1])
         return outcomes
-
-    def tell(self, kind: str, *values: Any) -> None:
-        """What the loop says, on the screen and to the loggers (of one process)."""
-        if kind == "note":
-            self.report("", 0, None, values[0])
-            return
-        loop = self.loop
-        before = sum(phase.steps for phase in loop.plan.phases[: loop.number])
-        if kind == "curve":
-            self.logger.evaluation({**values[0], "step": before + values[0]["step"]})
-            return
-        done, total, speed = values
-        rate = loop.optimizer.param_groups[0]["lr"]
-        self.logger.step(before + done, {**loop.running, "lr": rate, "photos_per_second": speed})
-        accuracy = [row["held_out_accuracy"] for row in loop.best.rows]
-        bars = "".join(BARS[int(7.99 * max(0.0, a - 0.5) * 2)] for a in accuracy[-16:])
-        self.report("training", done, total, f"{speed:.0f} photos/s, held-out {accuracy[-1]:.1%} {bars}")
 
     def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
         """A head to start with, from the descriptors of instant mode and of some augmented views."""
@@ -282,37 +291,6 @@ class Finetune:
             depthwise=self.planner.gpu if recipe.depthwise is None else recipe.depthwise,
         )
         return network, uneven
-
-    def _feed(
-        self, network: Network, plan: Plan, number: int, looked: Looked, train: Photos, held: Photos
-    ) -> Feed:
-        phase, preprocess, workers = plan.phases[number], looked.graph.preprocess, self.settings.workers
-        common: Any = {"size": phase.size, "seed": plan.seed, "workers": workers}
-        if phase.cut and network.pixels:
-            network.freeze(phase.cut)
-        elif phase.cut:
-            below = network.open(phase.cut)
-            common["lower"] = lower = Lower(below, phase.size, workers)
-            same = phase.size == preprocess.size
-            common["lower_held"] = lower if same else Lower(below, preprocess.size, workers)
-        if not phase.views:
-            return Feed(train, held, preprocess, plan.augment, **common)
-        file = self.folder / f"maps-{number + 1}.f16"
-        feed = CachedFeed(train, held, preprocess, plan.augment, views=phase.views, file=file, **common)
-        feed.build(
-            lambda done, total: self.report("making maps", done, total),
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            wait=self.accelerator.wait_for_everyone,
-        )
-        return feed
-
-    def _newest(self) -> tuple[int, Checkpoint | None]:
-        """The phase that a killed run was in, and its newest checkpoint."""
-        for folder in sorted(self.folder.glob("phase-*"), reverse=True):
-            if (saved := checkpoint.newest(folder)) is not None:
-                return int(saved.state["phase"]), saved
-        return 0, None
 
     def _instant(self, looked: Looked, why: str, measure: Score | None = None) -> Trained:
         """The instant model of all photos. measure: of the one without the held-out photos."""

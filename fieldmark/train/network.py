@@ -93,13 +93,21 @@ class Network:
         self._cut = cut
         return cut.lower
 
-    def freeze(self, name: str) -> None:
-        """Leave all as it is up to the module called ``name``; the method goes on taking images."""
-        for link in self._below(name):
-            for parameter in link.module.parameters():
+    def freeze(self, name: str | None = None) -> None:
+        """Leave all as it is up to the module called ``name`` (none: the whole backbone); what the method takes stays
+        the same."""
+        below = [link.module for link in self._below(name)] if name else [self.method.backbone]
+        for module in below:
+            for parameter in module.parameters():
                 if parameter.requires_grad:
                     parameter.requires_grad_(False)
                     self._learns.append(parameter)
+
+    def begin(self, own: int) -> None:
+        """A phase of the method's own begins. What is frozen stays so."""
+        self.method.begin(own)
+        for parameter in self._learns:
+            parameter.requires_grad_(False)
 
     def _below(self, name: str) -> list[Call]:
         names = [link.name for link in self.links]

@@ -21,19 +21,19 @@ from fieldmark.nn.weights import Source
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import checkpoint, imbalance, loggers
-from fieldmark.train.finetune import BARS
 from fieldmark.train.finish import KNOWN, finished
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Looked
 from fieldmark.train.loop import Loop, Outcome, Watch
+from fieldmark.train.measure import rate
 from fieldmark.train.network import Network
 from fieldmark.train.pixels import PixelFeed
-from fieldmark.train.plan import PLAN, Phase, Plan, data_key
-from fieldmark.train.planner import RESERVE, WRITING, _rate
+from fieldmark.train.plan import PLAN, Phase, Plan, data_key, deadline
 from fieldmark.train.scratch_network import ScratchNetwork, default_options, new_network
 from fieldmark.train.scratch_photos import look
 from fieldmark.train.scratch_recipe import BACKBONE, METHOD, MODE, FromScratch
 from fieldmark.train.settings import Settings
+from fieldmark.train.telling import Teller
 from fieldmark.train.trained import Trained
 
 #: Photos a step: of few photos, and of many.
@@ -81,8 +81,7 @@ class Scratch:
         progress: Callable[..., None],
     ):
         self.settings, self.asked, self.recipe = settings, asked, asked.recipe
-        self.folder, self.watch, self.report = folder, watch, progress
-        self.logger: loggers.Logger = loggers.NOTHING
+        self.folder, self.watch, self.report, self.tell = folder, watch, progress, Teller(progress)
         amp = "no" if self.recipe.amp == "auto" else self.recipe.amp
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=amp)
 
@@ -133,7 +132,7 @@ class Scratch:
             images, rows, (photos[0], photos[1]), preprocess, plan.augment,
             shift=plan.shift, seed=plan.seed, workers=self.settings.workers,
         )  # fmt: skip
-        self.loop = Loop(
+        self.tell.loop = loop = Loop(
             cast(Network, network),
             feed,
             y,
@@ -150,8 +149,8 @@ class Scratch:
         with loggers.opened(
             names, self.folder.parent, settings, lambda line: self.tell("note", line)
         ) as logger:
-            self.logger = logger
-            outcome = self.loop.run(saved)
+            self.tell.logger = logger
+            outcome = loop.run(saved)
         trained = self._finished(network, plan, looked, held)
         trained.skipped = skipped
         trained.chosen |= self._told(plan, outcome, saved, uneven)
@@ -188,14 +187,14 @@ class Scratch:
             y, classes = looked.y[rows[0]], len(looked.classes)
             network = self._network(options, y, classes, size, uneven)
             x = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
-            rate = _rate(cast(Network, network), x)
+            speed = rate(network, x)
             left = self._deadline(photos, len(rows[1])) - self.watch.spent
-            steps = int(left * rate / batch)
+            steps = int(left * speed / batch)
             if steps < an_epoch:
                 raise FieldmarkError(
                     f"a budget of {recipe.budget:.0f} s leaves less than one epoch for {photos} photos: give more"
                 )
-            why += f"; {rate:.0f} photos a second"
+            why += f"; {speed:.0f} photos a second"
         look = max(1, -(-steps // LOOKS))
         phase = Phase(
             size=size,
@@ -206,20 +205,13 @@ class Scratch:
             judge_every=max(look, an_epoch),
             save_every=min(look, SAVE),
         )
-        return ScratchPlan(
+        return ScratchPlan.of(
+            recipe,
             seed=self.settings.seed,
             photos=photos,
             held_out=len(rows[1]),
             phases=[phase],
-            augment=recipe.augment,
             sampler=uneven.sampler,
-            optimizer=recipe.optimizer,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            average=recipe.average,
-            clip=recipe.clip,
-            patience=recipe.patience,
-            on_nan=recipe.on_nan,
             why=why,
             options=options,
             shift=self.asked.shift,
@@ -233,7 +225,7 @@ class Scratch:
 
     def _deadline(self, photos: int, held: int) -> float:
         assert self.recipe.budget is not None
-        return self.recipe.budget * (1 - RESERVE) - WRITING - (held + min(KNOWN, photos)) / ANSWERED
+        return deadline(self.recipe.budget, held + min(KNOWN, photos), ANSWERED)
 
     def _finished(
         self, network: ScratchNetwork, plan: ScratchPlan, looked: Looked, held: np.ndarray
@@ -274,17 +266,3 @@ class Scratch:
             "plan": plan.model_dump(mode="json"),
             "imbalance": uneven.why,
         }
-
-    def tell(self, kind: str, *values: Any) -> None:
-        """What the loop says, on the screen and to the loggers."""
-        if kind == "note":
-            self.report("", 0, None, values[0])
-        elif kind == "curve":
-            self.logger.evaluation(values[0])
-        else:
-            done, total, speed = values
-            rate = self.loop.optimizer.param_groups[0]["lr"]
-            self.logger.step(done, {**self.loop.running, "lr": rate, "photos_per_second": speed})
-            accuracy = [row["held_out_accuracy"] for row in self.loop.best.rows]
-            bars = "".join(BARS[int(7.99 * max(0.0, a - 0.5) * 2)] for a in accuracy[-16:])
-            self.report("training", done, total, f"{speed:.0f} photos/s, held-out {accuracy[-1]:.1%} {bars}")

@@ -29,6 +29,9 @@ class ScratchNetwork:
         """Nothing lies deep: all of it learns at the head's rate."""
         return {}
 
+    def begin(self, own: int) -> None:
+        """There is one phase only, and all of it learns."""
+
     def freeze_statistics(self) -> None:
         """They are learned."""
 

@@ -19,7 +19,10 @@ LAYERS = ("stages", "activation", "pooling", "head", "cell", "dropout", "batch_n
 #: What else only this network knows.
 OWN = ("shift", "recipe", "search")
 #: What only networks with a backbone know.
-FOREIGN = ("backbone", "cut", "cache_gb", "layer_decay", "train_size", "head_lr", "pretrained", "depthwise")
+FOREIGN = (
+    *("backbone", "cut", "cache_gb", "layer_decay", "train_size", "head_lr", "pretrained", "depthwise"),
+    *("phases", "progressive", "compile"),
+)
 #: Without a recipe: epochs, and the share of the side by which views are moved.
 EPOCHS, SHIFT = 20, 0.08
 

@@ -12,9 +12,12 @@ import torch
 from torch import nn
 
 from fieldmark.nn.chain import chain
+from fieldmark.train import measure
+from fieldmark.train import plan as plans
 from fieldmark.train import planner as planners
 from fieldmark.train.loop import Watch
-from fieldmark.train.planner import Planner, Speed, shares
+from fieldmark.train.measure import Gauge, Speed, shares
+from fieldmark.train.planner import Planner
 from fieldmark.train.recipe import Recipe
 
 Make = Callable[..., Any]
@@ -29,20 +32,14 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
     """Set how quick this machine is taken to be: behind a late cut the steps are four times as quick."""
 
     def given(early: Speed, entries: int = 1000) -> None:
-        def measure(self: Planner, network: Any, cut: str) -> Speed:
-            self.entries = entries
-            late = cut and network.usable().index(cut) > network.usable().index(self.early)
-            return Speed(early.lower / 2, early.step * 4) if late else early
+        def speed(self: Gauge, network: Any, cut: str, heads: bool = False) -> Speed:
+            names = [place.name for place in measure.places(network) if place.share <= planners.FRESH]
+            late = cut and cut not in names
+            if late:
+                return Speed(early.lower / 2, early.step * 4, entries)
+            return Speed(early.lower if cut else math.inf, early.step, entries)
 
-        monkeypatch.setattr(Planner, "_measure", measure)
-        monkeypatch.setattr(Planner, "early", None, raising=False)
-        real = Planner._cut
-
-        def cut(self: Planner, network: Any, most: float) -> str:
-            self.early = real(self, network, planners.FRESH)
-            return real(self, network, most)
-
-        monkeypatch.setattr(Planner, "_cut", cut)
+        monkeypatch.setattr(Gauge, "speed", speed)
 
     return given
 
@@ -122,8 +119,8 @@ def test_views_are_smaller_than_photos(size: int, expected: int) -> None:
 
 def test_the_deadline_leaves_time_to_end() -> None:
     one = planner(budget=100.0, rate=50.0)
-    assert one.deadline(200, 50) == pytest.approx(98 - planners.WRITING - 250 / 50)
-    assert one.deadline(10**6, 0) == pytest.approx(98 - planners.WRITING - planners.KNOWN / 50)
+    assert one.deadline(200, 50) == pytest.approx(98 - plans.WRITING - 250 / 50)
+    assert one.deadline(10**6, 0) == pytest.approx(98 - plans.WRITING - planners.KNOWN / 50)
 
 
 def test_seconds_of_a_plan() -> None:
@@ -143,7 +140,7 @@ def test_a_short_budget_keeps_views_as_maps(network: Make, speeds: Make) -> None
     plan = planner(budget=100.0).plan(network(), 1000, 10, "all")
     phase = plan.phases[0]
     assert phase.cut and 1 <= phase.views <= planners.MOST_VIEWS and "kept as maps" in plan.why
-    left = 100 * 0.98 - planners.WRITING - 1010 / 100
+    left = 100 * 0.98 - plans.WRITING - 1010 / 100
     used = phase.steps * phase.batch / 200 + phase.views * 1000 / 50 + plan.warm_views * 1000 / 100
     assert used == pytest.approx(left, rel=0.2) and phase.views * 1000 / 50 <= max(20, planners.MAKING * left)
     assert phase.save_every == pytest.approx(planners.SAVE_SECONDS * 200 / phase.batch, abs=1)
@@ -155,7 +152,7 @@ def test_a_long_budget_sees_new_views(network: Make, speeds: Make) -> None:
     phase = plan.phases[0]
     assert phase.views == 0 and "new views fit" in plan.why
     epochs = phase.steps * phase.batch / 1000
-    left = 588 - planners.WRITING - 1010 / 100 - plan.warm_views * 1000 / 100
+    left = 588 - plans.WRITING - 1010 / 100 - plan.warm_views * 1000 / 100
     assert (
         epochs == pytest.approx(left / (1000 / 50 + 1000 / 100), rel=0.05) and epochs > planners.FEWEST_FRESH
     )
@@ -191,19 +188,21 @@ def test_a_cut_that_was_asked_for(network: Make, speeds: Make) -> None:
     assert planner(budget=30.0, cut="none").plan(network(), 4000, 10, "all") is None
 
 
+def state(net: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.module.state_dict().items()}
+
+
 def test_measuring_leaves_the_network_as_it_was(network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planners, "_rate", lambda net, x: real(net, x, 0.01))
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
     net, x = network(), torch.randn(2, 3, 32, 32)
-    before = {name: value.clone() for name, value in net.module.state_dict().items()}
-    one = planner(budget=60.0, batch=2)
-    one.size = 32
-    speed = one._measure(net, net.usable()[1])
-    assert speed.lower > 0 and speed.step > 0 and one.entries == net.open(net.usable()[1])(x)[0].numel()
+    net.method.head = nn.Sequential(nn.BatchNorm1d(net.head.in_features), net.head)  # it learns statistics
+    before, gauge = state(net), Gauge(2, 1)
+    gauge.size = 32
+    speed = gauge.speed(net, net.usable()[1])
+    assert speed.lower > 0 and speed.step > 0 and speed.entries == net.open(net.usable()[1])(x)[0].numel()
     net.close()
-    assert one._measure(net, "").lower == math.inf
-    after = net.module.state_dict()
+    assert gauge.speed(net, "").lower == math.inf
+    assert gauge.speed(net, net.usable()[1], heads=True).step > 0
+    after = state(net)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert all(p.grad is None for p in net.module.parameters())
-
-
-real = planners._rate
+    assert all(p.grad is None and p.requires_grad for p in net.method.backbone.parameters() if p.ndim > 1)
