@@ -1,0 +1,167 @@
+"""Write ``docs/methods/`` from the methods themselves; with ``--check`` only look whether it is so.
+
+A page a method: its card, its settings, what was measured (fieldmark/methods/measured.csv), and a picture of what it
+looks at (docs/pictures/methods, drawn by benchmarks/methods.py), where there is one.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fieldmark import methods
+from fieldmark.methods import Card
+from fieldmark.methods.measured import Measured, measured, of
+
+FOLDER = Path(__file__).with_name("methods")
+PICTURES = Path(__file__).with_name("pictures") / "methods"
+_FRONT = """# Methods
+
+<!-- Made by docs/methods.py from the cards of the methods: change those, then run it. -->
+
+`fieldmark train photos/ --method NAME --budget 10m` trains any of them, on any backbone that gives what it needs.
+`fieldmark bench methods photos/` compares them on your own photos. Every method is one file in `fieldmark/methods/`;
+`CONTRIBUTING.md` shows how to add one.
+
+Points are those of top-1 above `plain` with the same backbone, photos, seeds and time (methods that crop or shuffle
+photos: above `plain` trained from new views, as they must be). An empty cell was not measured.
+"""
+_NEEDS = {
+    "pixels": "the photos themselves: no stage can be kept as maps, so an epoch takes longer",
+    "labels": "one class a photo: `--mixup` and `--cutmix` do not go with it",
+    "tree": "coarser ranks of the classes: columns such as `family` and `order` beside `label` in the table of photos",
+    "boxes": "boxes of the things: columns `box_x`, `box_y`, `box_w`, `box_h` (pixels) in the table of photos",
+    "transformer": "a vision transformer with a class token, such as `--backbone vit_small_patch16_224`",
+}
+
+
+def index() -> str:
+    """The page with all methods."""
+    sets = list(dict.fromkeys(row.set for row in measured()))
+    heads = ["method", "year", "idea", "training", "answer", *sets]
+    lines = [_FRONT]
+    for family in methods.FAMILIES:
+        own = [card for card in methods.cards() if card.family == family]
+        if not own:
+            continue
+        lines += [
+            f"## {family.capitalize()}\n",
+            _line(heads),
+            _line(["---"] * 3 + ["---:"] * (len(heads) - 3)),
+        ]
+        for card in own:
+            found = {row.set: row for row in of(card.name)}
+            costs = [
+                _mean(row.training for row in found.values()),
+                _mean(row.answer for row in found.values()),
+            ]
+            points = [_number(found[name].delta, "+.1f") if name in found else "" for name in sets]
+            lines.append(
+                _line([f"[`{card.name}`]({card.name}.md)", str(card.year), card.idea, *costs, *points])
+            )
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def page(card: Card) -> str:
+    """The page of one method."""
+    lines = [f"# {card.title}", "", "<!-- Made by docs/methods.py from the method itself. -->", ""]
+    lines += [f"`--method {card.name}` · {card.year} · {card.family}", "", f"{_sentence(card.idea)}", ""]
+    if card.equation:
+        lines += ["```text", card.equation, "```", ""]
+    if card.when:
+        lines += [f"**When to use it.** {_sentence(card.when)}", ""]
+    if card.needs:
+        lines += ["**What it needs.** " + "; ".join(_NEEDS[need] for need in card.needs) + ".", ""]
+    picture = PICTURES / f"{card.name}.jpg"
+    if picture.is_file():
+        lines += [f"![What {card.name} looks at](../pictures/methods/{card.name}.jpg)", ""]
+        lines += [
+            "Rendered look-alikes that it was not trained on; below, where it looks, and the mark framed.",
+            "",
+        ]
+    if card.backbone:
+        lines += _settings(card)
+    lines += ["## Measured", ""]
+    lines += [f"- Published: {card.paper}."] if card.paper else []
+    found = of(card.name)
+    lines += ["- Here: not measured yet."] if not found else ["", *_table(found)]
+    lines += ["", "## Source", "", f"{card.source}. Code: `fieldmark/methods/{card.name}.py`.", ""]
+    return "\n".join(lines)
+
+
+def _settings(card: Card) -> list[str]:
+    fields = methods.get(card.name).Options.model_fields
+    if not fields:
+        return []
+    lines = ["## Settings", "", "Given as `--set NAME=VALUE`.", "", _line(["name", "default", "what"])]
+    lines.append(_line(["---", "---", "---"]))
+    lines += [_line([f"`{n}`", f"`{f.default}`", _sentence(f.description or "")]) for n, f in fields.items()]
+    return [*lines, ""]
+
+
+def _table(found: list[Measured]) -> list[str]:
+    heads = [
+        "photos",
+        "time",
+        "seeds",
+        "top-1",
+        "spread",
+        "points to plain",
+        "training",
+        "answer",
+        "on the mark",
+    ]
+    lines = [_line(heads), _line(["---"] * 2 + ["---:"] * 7)]
+    for row in found:
+        numbers = [_number(row.top1, ".3f"), _number(row.spread, ".3f"), _number(row.delta, "+.1f")]
+        numbers += [_number(row.training, ".1f"), _number(row.answer, ".1f"), _number(row.mark_hit, ".2f")]
+        lines.append(_line([row.set, row.budget, str(row.n or ""), *numbers]))
+    return lines
+
+
+def _mean(values: object) -> str:
+    known = [value for value in values if value is not None]  # type: ignore[attr-defined]
+    return f"{sum(known) / len(known):.1f}" if known else ""
+
+
+def _number(value: float | None, how: str) -> str:
+    return "" if value is None else format(value, how)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if not text or text[-1] in ".!?" else f"{text}."
+
+
+def pages() -> dict[Path, str]:
+    """All pages, by their place."""
+    return {FOLDER / "index.md": index()} | {
+        FOLDER / f"{card.name}.md": page(card) for card in methods.cards()
+    }
+
+
+def main() -> int:
+    wanted = pages()
+    there = {path: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+    if "--check" in sys.argv:
+        stale = sorted(
+            {path.name for path in wanted.keys() | there.keys() if wanted.get(path) != there.get(path)}
+        )
+        if stale:
+            print(f"out of date: {', '.join(stale)} (run: python docs/methods.py)")
+        return 1 if stale else 0
+    FOLDER.mkdir(exist_ok=True)
+    for path in there.keys() - wanted.keys():
+        path.unlink()
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
