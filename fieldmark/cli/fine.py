@@ -33,6 +33,9 @@ TrainSize = Annotated[
 Cut = Annotated[
     str | None, _flag("NAME", "Learn only behind this module of the backbone; none: all of it.", "planned")
 ]
+Views = Annotated[
+    str | None, _flag("HOW", "kept (made once, as maps), new (every epoch) or auto.", "auto: by the time")
+]
 Phases = Annotated[
     str | None,
     _flag(

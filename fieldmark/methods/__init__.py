@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fieldmark.runtime.errors import UsageError
 
@@ -41,7 +41,8 @@ class Card:
     formula; backbone: does it stand on a pretrained one? instant: does a frozen backbone suffice, so that only a head
     must be fitted? needs: what it cannot do without: ``pixels`` (it crops or shuffles photos, so no stage can be
     kept as maps), ``labels`` (one class a photo: no mixup), ``tree`` (coarser ranks of the classes), ``boxes``,
-    ``transformer``; sampler: of its batches (none: as the photos come); paper: a published result; when: to use it.
+    ``transformer``; uses: what it makes use of where it is given; sampler: of its batches (none: as the photos come);
+    paper: a published result; when: to use it.
     name: that of the file.
     """
 
@@ -55,7 +56,8 @@ class Card:
     backbone: bool = True
     instant: bool = False
     needs: tuple[str, ...] = ()
-    sampler: str | None = None
+    uses: tuple[str, ...] = ()
+    sampler: Literal["paired"] | None = None
     paper: str = ""
     when: str = ""
     name: str = ""

@@ -121,7 +121,15 @@ class Fold:
         names = recipe.log if run.accelerator.is_main_process else ()
         with loggers.opened(names, out, settings, self.note, self.folder.name) as logger:
             model = Finetune(
-                instant, recipe, self.folder, watch, self.report, run.accelerator, logger, run.ranks
+                instant,
+                recipe,
+                self.folder,
+                watch,
+                self.report,
+                run.accelerator,
+                logger,
+                run.ranks,
+                run.boxes,
             )
             trained = model.fit(part, hold_out(part, np.zeros(len(others), bool)))
         if trained.chosen.get("stopped") == "interrupted":

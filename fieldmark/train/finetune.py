@@ -26,12 +26,13 @@ from fieldmark.train.checkpoint import Checkpoint
 from fieldmark.train.finish import finished
 from fieldmark.train.head import fit_head
 from fieldmark.train.held_out import hold_out
-from fieldmark.train.instant import Instant, Looked, subset
+from fieldmark.train.instant import Instant, Looked
 from fieldmark.train.loop import Loop, Outcome, Watch
+from fieldmark.train.material import Material, known_boxes
 from fieldmark.train.measure import as_it_was, compile_step
 from fieldmark.train.network import Network
 from fieldmark.train.phases import drop_maps, feed_of, go_on, keep_end, newest
-from fieldmark.train.plan import PLAN, Plan, data_key
+from fieldmark.train.plan import PLAN, Plan
 from fieldmark.train.planner import Planner
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.telling import Teller
@@ -63,12 +64,13 @@ def finetune(
         looked = instant.look(catalog, groups, graph)
     splits = dict(zip(catalog.paths, catalog.splits, strict=True))
     held = hold_out(looked, np.array([splits[path] == "val" for path in looked.paths]))
+    known = known_boxes(catalog) if "boxes" in methods.card(instant.settings.method).uses else None
     told = recipe.model_dump(mode="json", exclude_defaults=True) | asdict(instant.settings)
     names = recipe.log if accelerator.is_main_process else ()
     with loggers.opened(names, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
         watch = Watch(started)
         share = first_share(recipe, watch.spent)
-        run = Finetune(instant, share, folder, watch, progress, accelerator, logger, ranks)
+        run = Finetune(instant, share, folder, watch, progress, accelerator, logger, ranks, known)
         trained = run.fit(looked, held)
     if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
         cross_validate(run, recipe, looked, trained)
@@ -79,7 +81,7 @@ class Finetune:
     """One fine-tuning run.
 
     folder: of its plan, checkpoints and kept maps; progress: as `Instant` has it; ranks: rank -> class -> its group,
-    finest first.
+    finest first; boxes: path -> the thing's box, where known.
     """
 
     def __init__(
@@ -92,8 +94,11 @@ class Finetune:
         accelerator: Accelerator,
         logger: loggers.Logger = loggers.NOTHING,
         ranks: Ranks | None = None,
+        boxes: Mapping[str, np.ndarray] | None = None,
     ):
-        self.ranks, self.card = ranks or {}, methods.card(instant.settings.method)
+        self.ranks, self.boxes, self.card = ranks or {}, boxes, methods.card(instant.settings.method)
+        if "labels" in self.card.needs and recipe.augment.mixes:
+            raise UsageError(f"{self.card.name} needs one class a photo: leave --mixup and --cutmix out")
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
         self.settings, self.report, self.tell = instant.settings, progress, Teller(progress, logger)
         self.accelerator = accelerator
@@ -116,30 +121,22 @@ class Finetune:
         """held: [N] bool, the photos that are kept out of the weights."""
         if not held.any():
             return self._instant(looked, "too few photos for any to judge fine-tuning")
-        part = subset(looked, np.flatnonzero(~held))
+        material = Material.of(looked, held, self.boxes)
+        part, y_held = material.part, material.y_held
         space, choice, _ = self.instant.select(part)
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
-        y_held = looked.y[held]
         measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
-        network, uneven = self._network(looked, part.y)
-        size = looked.graph.preprocess.min_side
-        photos = [
-            Photos([looked.paths[i] for i in rows], [looked.content[i] for i in rows], min_side=size)
-            for rows in (np.flatnonzero(~held), np.flatnonzero(held))
-        ]
-        data = data_key(
-            looked.content, [looked.classes[i] for i in looked.y], held.tolist(), looked.graph.key
-        )
+        network, uneven = self._network(material)
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
             fresh = not self.card.instant
             made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler, fresh)
             if made is not None:
-                made.model_copy(update={"data": data}).write(self.folder)
+                made.model_copy(update={"data": material.key}).write(self.folder)
         self.accelerator.wait_for_everyone()
         if not (self.folder / PLAN).exists():
             return self._instant(looked, "the budget is too small for fine-tuning", measure)
         plan = Plan.read(self.folder)
-        if plan.data != data:
+        if plan.data != material.key:
             raise FieldmarkError(
                 f"the run in {self.folder.parent} was begun with other photos, labels, backbone or size: "
                 "give those, or start again with --overwrite"
@@ -151,21 +148,12 @@ class Finetune:
             self.tell("note", line)
         try:
             if saved is None:
-                self._warm_up(network, plan, part, photos[0])
+                self._warm_up(network, plan, part, material.train)
             else:
                 self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
                 self.tell("note", f"resumed at step {saved.step}, by the plan that it was begun with")
-            outcomes = self._phases(
-                network,
-                plan,
-                number,
-                saved,
-                looked,
-                photos,
-                part.y,
-                y_held,
-                measure.accuracy * self.recipe.floor,
-            )
+            floor = measure.accuracy if self.recipe.floor else 0.0
+            outcomes = self._phases(network, plan, number, saved, material, floor)
         except KeyboardInterrupt:  # the loop catches its own
             return self._instant(looked, "interrupted before the first step", measure)
         reached = outcomes[-1].best.score
@@ -210,10 +198,7 @@ class Finetune:
         plan: Plan,
         number: int,
         saved: Checkpoint | None,
-        looked: Looked,
-        photos: list[Photos],
-        y: np.ndarray,
-        y_held: np.ndarray,
+        material: Material,
         floor: float,
     ) -> list[Outcome]:
         """Train phase after phase, from ``number`` on, where ``saved`` says how far it came. floor: of `Loop`."""
@@ -227,9 +212,9 @@ class Finetune:
                 network,
                 plan,
                 phase,
-                photos[0],
-                photos[1],
-                looked.graph.preprocess,
+                material.train,
+                material.judges,
+                material.looked.graph.preprocess,
                 folder=self.folder,
                 workers=self.settings.workers,
                 accelerator=self.accelerator,
@@ -237,7 +222,17 @@ class Finetune:
             )
             folder = self.folder / f"phase-{phase + 1}"
             self.tell.loop = loop = Loop(
-                network, feed, y, y_held, plan, phase, self.watch, folder, self.tell, self.accelerator, floor
+                network,
+                feed,
+                material.y,
+                material.y_held,
+                plan,
+                phase,
+                self.watch,
+                folder,
+                self.tell,
+                self.accelerator,
+                floor,
             )
             if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
                 self.tell("note", why)
@@ -276,17 +271,18 @@ class Finetune:
             )
         warm_head(network.method.head, z, part.y, network.criterion, plan.seed)
 
-    def _network(self, looked: Looked, y: np.ndarray) -> tuple[Network, imbalance.Imbalance]:
+    def _network(self, material: Material) -> tuple[Network, imbalance.Imbalance]:
         """The network, whole, and how it answers to uneven classes."""
-        recipe, counts = self.recipe, np.bincount(y, minlength=len(looked.classes))
-        uneven = imbalance.named(recipe.imbalance, counts)
+        recipe, looked = self.recipe, material.looked
+        uneven = imbalance.named(recipe.imbalance, material.counts)
+        uneven = imbalance.with_pairs(uneven, recipe.loss, self.card.sampler)
         network = start.network(
             self.settings.method,
             looked.graph,
             Task.of(looked.classes, self.ranks),
             recipe,
             uneven,
-            counts,
+            material.counts,
             seed=self.settings.seed,
             depthwise=self.planner.gpu if recipe.depthwise is None else recipe.depthwise,
         )

@@ -136,6 +136,10 @@ class Planner:
         """By epochs."""
         epochs, why = float(self.recipe.epochs or 1), f"{self.recipe.epochs} epochs, as asked for"
         found = [Stretch(self._cut(network, FRESH), 0, epochs)]
+        if self.recipe.views == "kept" and (kept := self._kept(network)):
+            room = self._room(photos, measure.entries(network, kept, self.size))
+            if room >= network.method.views:
+                found = [Stretch(kept, int(max(network.method.views, min(MOST_VIEWS, epochs, room))), epochs)]
         kept = self._kept(network) if self.recipe.phases == "two" and epochs >= 2 else ""
         if kept:
             first = max(1, round(FIRST * epochs))
@@ -178,7 +182,8 @@ class Planner:
         """Kept maps for short budgets, new views where there is time for enough of them; or one, then the other."""
         kept, two = self._kept(network), self.recipe.phases == "two"
         quick = self.gauge.speed(network, kept) if kept else Speed(math.inf, math.inf)
-        if two or quick.seconds(photos, FEWEST_FRESH) < end - self.watch.spent:  # else they are out of reach
+        reached = two or quick.seconds(photos, FEWEST_FRESH) < end - self.watch.spent
+        if reached and not (kept and self.recipe.views == "kept"):
             cut = self._cut(network, FRESH)
             slow = self.gauge.speed(network, cut)
             left = end - self.watch.spent
@@ -226,7 +231,7 @@ class Planner:
 
     def _kept(self, network: Network) -> str:
         """Where maps are kept; "": nowhere."""
-        no = network.pixels or self.gpu or self.recipe.cut is not None
+        no = network.pixels or self.gpu or self.recipe.cut is not None or self.recipe.views == "new"
         return "" if no else self._cut(network, KEPT)
 
     def _deepest(self, network: Network, photos: int) -> tuple[str, int]:

@@ -40,6 +40,7 @@ class Recipe(BaseModel):
     lr, head_lr: peak rates of the network and of the head. loss: see `fieldmark.losses`. imbalance: see
     `fieldmark.train.imbalance`. cut: the module behind which the network learns ("none": all of it learns;
     none: planned). depthwise: do depthwise kernels learn (none: on GPUs)? cache_gb: room for maps on the disk.
+    views: kept (as maps), new (every epoch) or auto.
     phases: one, two (kept maps behind a deep cut, then new views) or auto (two where there is time for both).
     progressive: do views grow while it trains? compile: are the steps compiled (auto: on GPUs, where it pays)?
     folds: so many models more are trained, each without one fold of the photos, on which it is judged (none: no
@@ -68,6 +69,7 @@ class Recipe(BaseModel):
     augment: Augment = Augment()
     train_size: int | None = Field(None, ge=16, le=4096)
     cut: str | None = None
+    views: Literal["auto", "kept", "new"] = "auto"
     phases: Literal["auto", "one", "two"] = "one"
     progressive: bool = False
     compile: Literal["auto", "no", "yes"] = "auto"

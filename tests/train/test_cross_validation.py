@@ -100,6 +100,7 @@ class World:
             planner=SimpleNamespace(rate=2.0),
             accelerator=SimpleNamespace(is_main_process=True),
             ranks={},
+            boxes=None,
         )
 
     def validate(self, recipe: Recipe | None = None) -> Any:

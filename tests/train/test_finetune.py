@@ -17,6 +17,7 @@ from fieldmark.train.best import Score
 from fieldmark.train.finetune import Finetune
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.loop import Watch
+from fieldmark.train.material import Material
 from fieldmark.train.plan import PLAN, Plan
 from fieldmark.train.recipe import Recipe
 
@@ -194,9 +195,8 @@ def test_new_layers_begin_with_the_seeds_weights(look: Make, tmp_path: Path) -> 
     def weights(seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(int(torch.randint(1000, ())))  # whatever came before
         seen = look(12, seed=seed)
-        network, _ = run(seen, tmp_path, loss="cross_entropy+0.1*cosine_margin")._network(
-            seen.looked, seen.looked.y
-        )
+        material = Material.of(seen.looked, np.zeros(len(seen.looked.y), bool))
+        network, _ = run(seen, tmp_path, loss="cross_entropy+0.1*cosine_margin")._network(material)
         return dict(network.module.named_parameters())
 
     one, same, other = weights(0), weights(0), weights(1)

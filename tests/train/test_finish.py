@@ -93,10 +93,10 @@ def test_the_files_hold_the_learned_weights(ended: SimpleNamespace) -> None:
 
 
 def test_other_weights_have_another_key(ended: SimpleNamespace, tmp_path: Path) -> None:
-    same = finish._graph(ended.method, ended.looked.graph, tmp_path)
+    same = finish._graph(ended.method, ended.looked.graph, "isqrt_cov", tmp_path)
     assert same.key == ended.trained.graph.key
     with torch.no_grad():
         next(ended.method.backbone.parameters()).mul_(1.01)
-    assert finish._graph(ended.method, ended.looked.graph, tmp_path).key != same.key
+    assert finish._graph(ended.method, ended.looked.graph, "isqrt_cov", tmp_path).key != same.key
     with torch.no_grad():
         next(ended.method.backbone.parameters()).div_(1.01)
