@@ -29,7 +29,7 @@ CARD = Card(
 
 
 class CAL(WSDAN):
-    """WS-DAN with one loss more: of the effect that the attention has on the logits (equation 6)."""
+    """WS-DAN with one loss more: of the effect that the attention has on the logits."""
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         """WS-DAN's losses, and the criterion of the difference that the maps make, over the same three looks."""

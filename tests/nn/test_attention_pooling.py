@@ -41,6 +41,13 @@ def test_the_scale_of_maps_and_features_does_not_count():
     torch.testing.assert_close(part_features(x, 4 * maps), part_features(x, maps), atol=1e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_short_numbers_come_near(dtype):
+    x, maps = problem()
+    short = part_features((1000 * x).to(dtype), maps.to(dtype))  # whose squares half precision does not hold
+    assert (short - part_features(x, maps)).norm(dim=1).max() < 0.02
+
+
 def test_nothing_to_see():
     x, maps = (one.requires_grad_() for one in problem())
     z = part_features(0 * x, 0 * maps)
