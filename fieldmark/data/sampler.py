@@ -16,7 +16,7 @@ import numpy as np
 
 Sampler = Literal["all", "balanced", "square_root", "paired"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
-#: Photos of one class that come together in ``paired`` (Zhuang et al., API-Net, AAAI 2020, section 4.1).
+#: Photos of one class that come together in ``paired`` (Zhuang et al., API-Net, AAAI 2020).
 GROUP = 4
 #: What a stream of chance is for, so that no two are the same.
 _SHARES, _ROUND, _MIX, _CYCLE = 1, 2, 3, 4
