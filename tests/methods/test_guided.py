@@ -172,6 +172,15 @@ class TestWSDAN(GuidedTests):
         assert method.centers.shape[1] == maps * method.reduction.out_channels <= MOST_ENTRIES
         assert method.reduction.out_channels == min(width, MOST_ENTRIES // maps)
 
+    def test_the_reduction_of_wide_maps_learns(self):
+        self.settings = {"maps": 1024}
+        network = self.network("test_resnet")
+        method: Any = network.method
+        assert method.reduction.basis.shape == (16, 96)
+        self.total(network, *self.batch(4)).backward()
+        assert method.reduction.basis.grad.abs().max() > 0
+        assert network.depth()["method.reduction.basis"] == 0, "as slowly as the backbone"
+
     def test_settings(self):
         method = methods.get("wsdan")(self.make("test_resnet", 64).backbone, settings={"maps": 3, "scale": 2})
         z = method.describe(images(2, 64))
