@@ -18,11 +18,17 @@ PAGES = [
 ]
 tables = SimpleNamespace(**runpy.run_path(str(HOME / "benchmarks/tables.py")))
 commands = SimpleNamespace(**runpy.run_path(str(HOME / "docs/commands.py")))
+method_pages = SimpleNamespace(**runpy.run_path(str(HOME / "docs/methods.py")))
 
 
 def test_the_page_of_commands_is_fresh() -> None:
     page = (HOME / "docs/commands.md").read_text(encoding="utf-8")
     assert page == commands.page(), "run: python docs/commands.py"
+
+
+def test_the_pages_of_methods_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["methods.py", "--check"])
+    assert method_pages.main() == 0, "run: python docs/methods.py"
 
 
 def test_the_tables_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,3 +84,28 @@ def test_filling_a_table(tmp_path: Path) -> None:
     assert "a\\|b" in tables.fill("<!-- table speed -->\n<!-- end -->", tmp_path)
     with pytest.raises(SystemExit, match="nothing"):
         tables.fill("<!-- table speed: nothing -->\n<!-- end -->", tmp_path)
+
+
+def test_the_method_of_the_example_works(tmp_path: Path) -> None:
+    import importlib.util
+
+    import torch
+
+    from fieldmark import methods
+    from fieldmark.nn.backbone import Backbone
+    from fieldmark.nn.weights import Source
+
+    text = (HOME / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    file = tmp_path / "gem.py"
+    file.write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0], encoding="utf-8")
+    card = methods._read(file)
+    assert card is not None and card.name == "gem" and card.family in methods.FAMILIES
+    spec = importlib.util.spec_from_file_location("gem", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    method = getattr(module, card.cls)(Backbone(Source("test_resnet", None, "random", {}), 64))
+    method.add_head(5, 4)
+    logits = method(torch.randn(2, 3, 64, 64))
+    logits.sum().backward()
+    assert logits.shape == (2, 5) and method.power.grad is not None

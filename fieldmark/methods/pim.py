@@ -54,6 +54,8 @@ class PIM(Method):
     token's classifier has a hidden layer there. Never more than half of a level's tokens are selected here.
     """
 
+    selects = True
+
     class Options(base.Options):
         levels: int = Field(3, ge=1, le=8, description="stages of the pyramid, the last ones (paper: 4)")
         width: int = Field(256, ge=8, le=4096, description="channels of its levels (paper: 1536)")

@@ -51,6 +51,8 @@ class TransFG(Method):
     attention, without a graph for it.
     """
 
+    selects = True
+
     class Options(base.Options):
         margin: float = Field(
             0.4, ge=-1, le=1, description="cosine below which photos of two classes are let be"

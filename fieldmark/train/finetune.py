@@ -171,6 +171,7 @@ class Finetune:
                     "task": method.task.to_dict(),
                     "settings": method.options.model_dump(mode="json"),
                     "tta": method.tta,
+                    "selects": method.selects,
                 }
             trained.computed, trained.skipped = self.instant.computed, self.instant.skipped
             trained.seconds, trained.tried = self.instant.seconds, self.instant.tried

@@ -82,10 +82,13 @@ def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) ->
     data = save(state)
     weights.write_bytes(data)
     side = before.preprocess.size
-    images = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = (
+        torch.rand(5 if method.selects else 3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2
+        - 1
+    )
     answer = method.forward
     method.forward = method.describe  # type: ignore[method-assign]
-    exported = export(method, images, path, OUTPUT)
+    exported = export(method, images, path, OUTPUT, method.selects)
     method.forward = answer  # type: ignore[method-assign]
     key = hashlib.sha256(json.dumps([before.key]).encode() + data).hexdigest()[:32]
     widths = tuple(getattr(method, "widths", before.widths))

@@ -77,14 +77,17 @@ class Network:
         """Cut behind the module called ``name``: from now on the method takes the tensor that the returned
         part gives. Raises FieldmarkError where the two parts do not give what the whole gave."""
         cut = Cut(self.method.backbone.model, self._below(name))
-        images = self._images(2)
+        images, training = self._images(2), self.method.training
         error = float("inf")
+        self.method.eval()  # dropout and the like would give another answer each time
         with torch.no_grad():
             whole = self.method.describe(images)
             tensor = cut.lower(images)
             cut.open()
             with contextlib.suppress(Exception):  # what is left cannot take the tensor
                 error = float((whole - self.method.describe(tensor)).abs().max() / whole.abs().max())
+        self.method.train(training)
+        self.freeze_statistics()
         if not error <= TOLERANCE:
             cut.close()
             raise FieldmarkError(

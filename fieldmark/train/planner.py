@@ -25,6 +25,8 @@ KEPT, FRESH = 0.65, 0.35
 FEWEST_FRESH = 6.0
 #: Fewer epochs than this change nothing for the better: the instant model is the answer.
 FEWEST = 1.5
+#: Where nothing else may be given instead: any at all.
+ANY = 0.05
 #: Views that are kept at most, and the share of the time that making them may take.
 MOST_VIEWS, MAKING = 8, 0.3
 #: Share of the training that kept maps have where new views come after them.
@@ -64,6 +66,7 @@ class Planner:
         autocast: Autocast = contextlib.nullcontext,
     ):
         self.recipe, self.seed, self.watch, self.rate = recipe, seed, watch, rate
+        self.fewest = FEWEST if recipe.floor else ANY
         self.gpu, self.world = gpu, world
         self.batch = recipe.batch or (BATCH_GPU if gpu else BATCH)
         self.gauge = Gauge(self.batch, workers, world, device if gpu else None, autocast)
@@ -193,10 +196,10 @@ class Planner:
             if kept and self.recipe.phases != "one":
                 first = self._maps(photos, kept, quick, FIRST * left)
                 rest = (left - first.seconds) / an_epoch if first else 0.0
-                if first and rest >= (FEWEST if two else FEWEST_FRESH):
+                if first and rest >= (self.fewest if two else FEWEST_FRESH):
                     why = f"{first.views} views a photo are kept as maps at first; {rest:.1f} epochs of new ones follow"
                     return [first, Stretch(cut, 0, rest, left - first.seconds, a_step)], why
-            if epochs >= (FEWEST_FRESH if kept else FEWEST):
+            if epochs >= (FEWEST_FRESH if kept else self.fewest):
                 why = f"{epochs:.1f} epochs of new views fit into the budget"
                 return [Stretch(cut, 0, epochs, left, a_step)], why
         only = self._maps(photos, kept, quick, end - self.watch.spent) if kept else None
@@ -214,7 +217,7 @@ class Planner:
         room = self._room(photos, speed.entries)
         views = int(max(speed.views, min(MOST_VIEWS, room, MAKING * seconds * speed.lower / photos)))
         epochs = (seconds - views * photos / speed.lower) * speed.step / photos
-        if epochs < FEWEST or room < speed.views:
+        if epochs < self.fewest or room < speed.views:
             return None
         return Stretch(cut, views, epochs, seconds, self._batch(photos) / speed.step)
 
@@ -271,7 +274,7 @@ class Planner:
             lr=self.recipe.lr,
             head_lr=self.recipe.head_lr,
             own=one.own,
-            judge_every=max(1, -(-steps // LOOKS)),
+            judge_every=steps if one.heads else max(1, -(-steps // LOOKS)),
             save_every=max(1, round(SAVE_SECONDS / one.a_step)) if one.a_step else an_epoch,
             until=until,
         )
