@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fieldmark.losses.combine import Criterion
 from fieldmark.methods.task import Batch
 
-#: All photos that are learned, as they are, batch by batch: (x, labels).
+#: All photos that are learned, a view of each, batch by batch: (x, labels).
 Photos = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 

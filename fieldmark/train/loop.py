@@ -22,20 +22,18 @@ from torch import Tensor
 
 from fieldmark.data.augment.mix import mix
 from fieldmark.data.sampler import epoch_order, shard
-from fieldmark.runtime.errors import FieldmarkError
-from fieldmark.train import checkpoint, optimizer
+from fieldmark.train import checkpoint
 from fieldmark.train.averages import Average, State, between, copied, instead, learned, put
 from fieldmark.train.best import Best, Score
 from fieldmark.train.feeds import Feed
 from fieldmark.train.network import Network
 from fieldmark.train.plan import Plan
+from fieldmark.train.stepper import Stepper
 
 #: A new estimate of the steps that are left is taken where it differs by this share.
 DIFFERENT = 0.03
 #: How far from the first weights to the last: the last are tried first.
 SHARES = (1.0, 0.75, 0.5)
-#: Losses are noted as their mean over about this many steps.
-SMOOTH = 20
 
 
 class Watch:
@@ -99,26 +97,22 @@ class Loop:
         network.begin(self.phase.own)
         self.module.train()
         network.freeze_statistics()
-        groups = optimizer.groups(
-            self.module,
-            network.depth(),
-            lr=self.phase.lr,
-            head_lr=self.phase.head_lr,
-            layer_decay=plan.layer_decay,
-            weight_decay=plan.weight_decay,
-        )
-        self.optimizer = optimizer.make(plan.optimizer, groups, plan.momentum)
-        self.shared = accelerator.prepare_model(self.module)
-        self.stepper = accelerator.prepare_optimizer(self.optimizer)  # which scales, in half precision
         self.average = Average(self.module, plan.average)
         self.targets, self.held = (torch.from_numpy(y).to(device) for y in (labels, held))
         self.batch = min(self.phase.batch, len(labels) // self.world * self.world)
-        self.micro = self.batch // self.world
+        self.stepper = Stepper(
+            network,
+            plan,
+            self.phase,
+            accelerator,
+            self.batch // self.world,
+            feed.train.photos.paths,
+            tell,
+        )
         self.epoch_steps = len(labels) // self.batch
         self.total, self.step, self.progress = self.phase.steps, 0, 0.0
         self.best = Best()
         self.before, self.began = 0.0, self.watch.spent
-        self.running: dict[str, float] = {}
 
     # -- the run
 
@@ -199,86 +193,25 @@ class Loop:
     def _train(self, rows: np.ndarray, images: Tensor, boxes: Tensor | None) -> None:
         """One optimiser step."""
         torch.manual_seed((self.plan.seed * 1_000_003 + self.step) * 64 + self.rank)
-        optimizer.set_rate(self.optimizer, self.progress)
-        images = images.to(self.accelerator.device, non_blocking=True)
-        targets = self.targets[torch.from_numpy(rows).to(self.accelerator.device)]
+        device = self.accelerator.device
+        images = images.to(device, non_blocking=True)
+        boxes = None if boxes is None else boxes.to(device)
+        targets = self.targets[torch.from_numpy(rows).to(device)]
         if self.plan.augment.mixes:  # behind a cut maps are mixed (Verma et al., Manifold Mixup, ICML 2019)
             classes = self.network.classes
             images, targets = mix(images, targets, classes, self.plan.augment, self.plan.seed, self.step)
-        for turn in range(self.learner.turns):
-            losses = self._backward(images, targets, rows, boxes, turn)
-            if losses is not None:
-                if self.plan.clip:
-                    self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
-                self.stepper.step()
-                self.learner.stepped()
-                keep = min(1 - 1 / SMOOTH, self.step / (self.step + 1))
-                for name, value in losses.items():
-                    self.running[name] = keep * self.running.get(name, value) + (1 - keep) * value
-            self.stepper.zero_grad(set_to_none=True)
+        self.stepper(images, targets, boxes, rows=rows.tolist(), step=self.step, progress=self.progress)
         self.average.update(self.step)
         self.step += 1
         self.progress += (1 - self.progress) / max(1, self.total - self.step + 1)
-
-    def _backward(
-        self, images: Tensor, targets: Tensor, rows: np.ndarray, boxes: Tensor | None, turn: int
-    ) -> dict[str, float] | None:
-        """Losses and gradients of a batch, gathered in parts where it does not fit into memory as a whole."""
-        places = None if boxes is None else boxes.to(images.device)
-        while True:
-            try:
-                sums: dict[str, float] = {}
-                for at in range(0, len(targets), self.micro):
-                    part = slice(at, at + self.micro)
-                    own, own_boxes = (self._part(x, len(targets), part) for x in (images, places))
-                    share = len(targets[part]) / len(targets)
-                    with self.accelerator.autocast():
-                        losses = self.shared(
-                            own, targets[part], turn=turn, progress=self.progress, boxes=own_boxes
-                        )
-                    for name, value in losses.items():
-                        sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
-                    self.accelerator.backward(losses["loss"] * share)
-                if math.isfinite(sums["loss"]):
-                    return sums
-                self._not_finite(rows)
-                return None
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                self._halve(error)
-            except RuntimeError as error:
-                if "memory" not in str(error):
-                    raise
-                self._halve(error)
-
-    def _part(self, x: Tensor | None, photos: int, part: slice) -> Tensor | None:
-        """All views [V B, ...] of some of a batch's photos."""
-        if x is None or self.micro >= photos:
-            return x
-        return x.unflatten(0, (-1, photos))[:, part].flatten(0, 1)
-
-    def _halve(self, error: BaseException) -> None:
-        if self.micro < 2:
-            raise FieldmarkError(
-                "not enough memory for one photo at a time: give a smaller --size"
-            ) from error
-        self.optimizer.zero_grad(set_to_none=True)
-        self.micro //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self.tell("note", f"out of memory: gradients are now gathered {self.micro} photos at a time")
-
-    def _not_finite(self, rows: np.ndarray) -> None:
-        names = [self.feed.train.photos.paths[row] for row in rows[:3]]
-        what = f"the loss is not a number at step {self.step + 1} (photos {', '.join(names)} …)"
-        if self.plan.on_nan == "fail":
-            raise FieldmarkError(f"{what}: give a smaller --lr, or --on-nan skip")
-        self.tell("note", f"{what}: this step is skipped")
 
     def example(self) -> Tensor:
         """A batch as it comes: [V B, ...], with nothing in it."""
         lower, side = self.feed.lower, self.phase.side(0)
         shape = (3, side, side) if lower is None else lower.shape
-        return torch.zeros(self.micro * self.learner.views, *shape).to(memory_format=torch.channels_last)
+        return torch.zeros(self.stepper.micro * self.learner.views, *shape).to(
+            memory_format=torch.channels_last
+        )
 
     # -- between steps
 
@@ -355,10 +288,10 @@ class Loop:
                 "step": self.step,
                 "epoch": round(self.step / self.epoch_steps, 3),
                 "seconds": round(self.watch.spent, 2),
-                "lr": self.optimizer.param_groups[0]["lr"] if self.step else 0.0,
+                "lr": self.stepper.optimizer.param_groups[0]["lr"] if self.step else 0.0,
                 "held_out_accuracy": score.accuracy,
                 "held_out_loss": score.nll,
-                **{f"train_{name}": value for name, value in self.running.items()},
+                **{f"train_{name}": value for name, value in self.stepper.running.items()},
             }
         )
         self.tell("curve", self.best.rows[-1])
@@ -368,7 +301,7 @@ class Loop:
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        packed, groups = checkpoint.pack_optimizer(self.optimizer)
+        packed, groups = checkpoint.pack_optimizer(self.stepper.optimizer)
         kept, best = self.best.pack()
         tensors = {f"now.{name}": value for name, value in learned(self.module).items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state.items()}
@@ -376,10 +309,10 @@ class Loop:
             "phase": self.number,
             "total": self.total,
             "progress": self.progress,
-            "micro": self.micro,
+            "micro": self.stepper.micro,
             "seconds": self._seconds(),
             "spent": self.watch.spent,
-            "running": self.running,
+            "running": self.stepper.running,
             "optimizer": groups,
             "best": best,
         }
@@ -395,7 +328,8 @@ class Loop:
 
         put(self.module, part("now."))
         self.average.state = copied(part("average."))
-        checkpoint.unpack_optimizer(self.optimizer, tensors, state["optimizer"])
+        checkpoint.unpack_optimizer(self.stepper.optimizer, tensors, state["optimizer"])
         self.best = Best.unpack(tensors, state["best"])
         self.step, self.total, self.progress = saved.step, state["total"], state["progress"]
-        self.micro, self.before, self.running = state["micro"], state["seconds"], dict(state["running"])
+        self.stepper.micro, self.stepper.running = state["micro"], dict(state["running"])
+        self.before = state["seconds"]

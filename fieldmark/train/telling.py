@@ -35,8 +35,8 @@ class Teller:
             self.logger.evaluation({**values[0], "step": before + values[0]["step"]})
             return
         done, total, speed = values
-        rate = loop.optimizer.param_groups[0]["lr"]
-        self.logger.step(before + done, {**loop.running, "lr": rate, "photos_per_second": speed})
+        rate = loop.stepper.optimizer.param_groups[0]["lr"]
+        self.logger.step(before + done, {**loop.stepper.running, "lr": rate, "photos_per_second": speed})
         accuracy = [row["held_out_accuracy"] for row in loop.best.rows]
         self.report("training", done, total, line(speed, accuracy))
 

@@ -121,9 +121,9 @@ def test_one_step_by_hand(loop: Make, some: SimpleNamespace, tmp_path: Path) -> 
     torch.manual_seed(0)
     hand.module(x, torch.from_numpy(some.labels[order]))["loss"].backward()
     torch.nn.utils.clip_grad_norm_(hand.module.parameters(), 0.5)
-    for group in hand.optimizer.param_groups:
+    for group in hand.stepper.optimizer.param_groups:
         group["lr"] = group["peak"] * 0.01
-    hand.optimizer.step()
+    hand.stepper.optimizer.step()
     saved = mine.average.state
     for name, value in learned(hand.module).items():
         torch.testing.assert_close(saved[name], value, rtol=1e-5, atol=1e-7)
@@ -173,13 +173,13 @@ def test_judging_changes_nothing(loop: Make, tmp_path: Path) -> None:
 
 def broken(one: Any, at: set[int]) -> None:
     """Make the losses of some steps (from 0) no number."""
-    real = one.shared
+    real = one.stepper.shared
 
     def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
         losses = real(x, y)
         return {name: value * math.nan for name, value in losses.items()} if one.step in at else losses
 
-    one.shared = shared
+    one.stepper.shared = shared
 
 
 def test_a_loss_that_is_no_number_names_its_photos(loop: Make, some: SimpleNamespace, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_or_it_is_skipped(loop: Make, tmp_path: Path) -> None:
 
 def short_of_memory(one: Any, most: int, error: BaseException) -> list[int]:
     seen: list[int] = []
-    real = one.shared
+    real = one.stepper.shared
 
     def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
         seen.append(len(x))
@@ -219,7 +219,7 @@ def short_of_memory(one: Any, most: int, error: BaseException) -> list[int]:
             raise error
         return real(x, y)
 
-    one.shared = shared
+    one.stepper.shared = shared
     return seen
 
 
@@ -289,14 +289,16 @@ class Clock:
 
     def __init__(self, one: Any, seconds: Callable[[int], float]) -> None:
         self.now, self.rates = 0.0, []
-        real = one.shared
+        real = one.stepper.shared
 
         def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
-            self.rates.append(one.optimizer.param_groups[0]["lr"] / one.optimizer.param_groups[0]["peak"])
+            self.rates.append(
+                one.stepper.optimizer.param_groups[0]["lr"] / one.stepper.optimizer.param_groups[0]["peak"]
+            )
             self.now += seconds(one.step)
             return real(x, y)
 
-        one.shared = shared
+        one.stepper.shared = shared
 
     def time(self) -> float:
         return self.now
