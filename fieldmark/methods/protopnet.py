@@ -110,7 +110,7 @@ class ProtoPNet(Method):
             if phase == 0:
                 cost = torch.rand(cost.shape, generator=chance).to(cost.device)
             found.see(patches, labels, cost)
-        self.prototypes.push(found)
+        self.prototypes.push(found, stay=phase > 0)
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         nearest = self.distances(self.backbone(batch.x)).amin((2, 3))

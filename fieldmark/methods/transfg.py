@@ -66,8 +66,8 @@ class TransFG(Method):
         )
         if not serves or not all(type(b) is Block and type(b.attn) is Attention for b in model.blocks):
             raise FieldmarkError(
-                f"transfg needs a vision transformer with a class token, which {backbone.source.architecture} "
-                "lacks: take vit_small_patch16_224, deit_small_patch16_224 or another vit_* or deit_*"
+                f"transfg needs a plain vision transformer with a class token, which {backbone.source.architecture} "
+                "is not: take vit_small_patch16_224, deit_small_patch16_224 or another vit_* or deit_*"
             )
 
     def parts(self, features: Features) -> list[Tensor]:

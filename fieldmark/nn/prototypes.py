@@ -44,28 +44,43 @@ def cluster_and_separation(distance: Tensor, owner: Tensor, labels: Tensor) -> t
 class Prototypes(nn.Module):
     """``each`` prototypes for every class: [B, C, H, W] -> squared distances [B, P, H, W], P = classes * each.
 
-    owner: [P], their classes. place: [P, 3], which patch they are since they were last put on one: number of the
-    photo, and the patch's centre, down and across, as shares of the side; -1: none.
+    vectors: [P, C], what learns; owner: [P], their classes. Once they were put on patches to stay there (`push`),
+    ``patches`` [P, C] count instead of the vectors: a buffer, so that it is part of every checkpoint.
+    place: [P, 3], which patch they were last put on: number of the photo, and the patch's centre, down and across, as
+    shares of the side of the view that was looked at; -1: none.
     """
 
     owner: Tensor
     place: Tensor
+    patches: Tensor
+    settled: Tensor
 
     def __init__(self, classes: int, each: int, width: int):
         super().__init__()
         self.vectors = nn.Parameter(torch.rand(classes * each, width))
         self.register_buffer("owner", torch.arange(classes).repeat_interleave(each), persistent=False)
         self.register_buffer("place", torch.full((classes * each, 3), -1.0))
+        self.register_buffer("patches", torch.zeros(classes * each, width))
+        self.register_buffer("settled", torch.zeros(()))
+
+    def current(self) -> Tensor:
+        """[P, C]."""
+        return torch.where(self.settled > 0.5, self.patches, self.vectors)
 
     def forward(self, x: Tensor) -> Tensor:
-        return distances(x, self.vectors)
+        return distances(x, self.current())
 
     @torch.no_grad()
-    def push(self, found: Cheapest) -> None:
-        """Each prototype becomes the patch that was found for it; one without stays where it is."""
+    def push(self, found: Cheapest, stay: bool = True) -> None:
+        """Each prototype becomes the patch that was found for it; one without stays where it is.
+
+        stay: do they stay there from now on, or go on learning?
+        """
         new = found.cost.isfinite()
-        self.vectors[new] = found.vectors[new].to(self.vectors.dtype)
+        self.vectors.copy_(torch.where(new[:, None], found.vectors, self.current()))
         self.place[new] = found.place[new]
+        self.patches.copy_(self.vectors)
+        self.settled.fill_(float(stay))
 
 
 class Cheapest:

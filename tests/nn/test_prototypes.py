@@ -87,6 +87,24 @@ def test_a_pushed_prototype_is_at_no_distance():
         assert d.min() < 1e-5 and d[int(down * 3), int(across * 3)] == d.min()
 
 
-def test_places_are_saved():
+def test_pushed_prototypes_stay_whatever_becomes_of_the_vectors():
+    """A checkpoint holds what learns and buffers: a frozen parameter would not be in it."""
+    torch.manual_seed(0)
+    prototypes, x, labels = Prototypes(2, 2, 4), noise(4, 4, 3, 3), torch.tensor([0, 1, 1, 0])
+    for stay in (False, True):
+        found = Cheapest(prototypes)
+        found.see(x, labels, prototypes(x))
+        prototypes.push(found, stay)
+        pushed = prototypes.current().detach().clone()
+        with torch.no_grad():
+            prototypes.vectors += 1
+        assert torch.equal(prototypes.current(), pushed) is stay
+        assert prototypes(x).requires_grad
+    found = Cheapest(prototypes)
+    prototypes.push(found)
+    assert torch.equal(prototypes.vectors, pushed), "nothing was found: they stay where they are"
+
+
+def test_what_is_saved():
     prototypes = Prototypes(2, 1, 4)
-    assert set(prototypes.state_dict()) == {"vectors", "place"}
+    assert set(prototypes.state_dict()) == {"vectors", "place", "patches", "settled"}
