@@ -19,7 +19,7 @@ CARD = Card(
     idea="channel attention: what all channels show decides how much each of them counts",
     source="Hu et al., Squeeze-and-Excitation Networks, CVPR 2018",
     equation="s = sigmoid(W2 relu(W1 mean(X))), z = mean(s X), for the maps of the last stages",
-    when="as the lightest attention, on networks that have none (ResNet, VGG); EfficientNets have it in every block",
+    when="as the lightest attention, on networks that have none of their own (ResNet, VGG, EfficientNet-Lite)",
 )
 #: Fewest units that see all channels.
 FEWEST = 8
