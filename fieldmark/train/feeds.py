@@ -98,7 +98,7 @@ class Feed:
             if side not in self._loaders:
                 self._loaders[side] = self._made(side)
             for images in self._loaders[side].batches(some):
-                yield images if lower is None else _tensor(lower(images))
+                yield images if lower is None else maps_tensor(lower(images))
 
     def _side(self, step: tuple[np.ndarray, int]) -> int:
         """Pixels of the views of this step."""
@@ -121,7 +121,7 @@ class Feed:
         if not self._kept:
             self._kept = [self.lower_held(images).astype(np.float16) for images in self.held.batches(steps)]
         for maps in self._kept:
-            yield _tensor(maps.astype(np.float32))
+            yield maps_tensor(maps.astype(np.float32))
 
     def close(self) -> None:
         for lower in {self.lower, self.lower_held, *self.lowers.values()}:
@@ -183,7 +183,7 @@ class CachedFeed(Feed):
         assert self._maps is not None, "build first"
         for rows, epoch in steps:
             places = (epoch % self.views) * self.count + np.asarray(rows)
-            yield _tensor(self._maps[places].astype(np.float32))
+            yield maps_tensor(self._maps[places].astype(np.float32))
 
     def boxes(self, rows: np.ndarray, epoch: int) -> np.ndarray | None:
         return self.train.boxes(rows, epoch % self.views)
@@ -222,6 +222,7 @@ def _noted(note: Path) -> int:
         return 0
 
 
-def _tensor(maps: np.ndarray) -> Tensor:
-    """[B, C, H, W] float32, channels last."""
-    return torch.from_numpy(maps).contiguous(memory_format=torch.channels_last)
+def maps_tensor(maps: np.ndarray) -> Tensor:
+    """[B, C, H, W] float32, channels last; behind the pooling there are vectors [B, C]."""
+    x = torch.from_numpy(maps)
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

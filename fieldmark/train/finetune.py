@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 from fieldmark import methods
 from fieldmark.data.loader import Photos
@@ -59,7 +60,12 @@ def finetune(
     goes on from; started: ``time.time()`` when the process began; ranks: of `Finetune`."""
     from fieldmark.train.cross_validation import cross_validate, first_share
 
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=_precision(recipe.amp))
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=_precision(recipe.amp),
+        # A method may leave parts of the backbone out, or learn some heads in one turn and others in the next.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
     with accelerator.main_process_first():  # the others find what it saw in the cache
         looked = instant.look(catalog, groups, graph)
     splits = dict(zip(catalog.paths, catalog.splits, strict=True))

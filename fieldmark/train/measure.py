@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fieldmark.nn.chain import Call
-from fieldmark.train.feeds import Lower
+from fieldmark.train.feeds import Lower, maps_tensor
 from fieldmark.train.network import Network, Training
 
 #: Seconds that a speed is measured for.
@@ -120,7 +120,7 @@ class Gauge:
             below = Lower(network.open(cut), self.size, self.workers)
             below(x)
             begun = time.perf_counter()
-            x = torch.from_numpy(below(x)).contiguous(memory_format=torch.channels_last)
+            x = maps_tensor(below(x))
             lower, numbers = self.batch / (time.perf_counter() - begun), x[0].numel()
             below.close()
         step = self._rate(network, torch.cat([x] * views))
@@ -159,7 +159,7 @@ class Gauge:
         self._back(network)
         return gain > took, f"; compiled steps save {max(0, gain):.0f} s, and compiling takes {took:.0f}"
 
-    def _rate(self, network: Network, x: Tensor, seconds: float = SECONDS) -> float:
+    def _rate(self, network: Network, x: Tensor, seconds: float | None = None) -> float:
         if self.device is not None:
             network.module.to(self.device)
         return rate(network, x, seconds, self.autocast)
@@ -174,7 +174,7 @@ class Gauge:
 
 
 def rate(
-    network: Trainable, x: Tensor, seconds: float = SECONDS, autocast: Autocast = contextlib.nullcontext
+    network: Trainable, x: Tensor, seconds: float | None = None, autocast: Autocast = contextlib.nullcontext
 ) -> float:
     """Photos a second in steps of a batch x [V B, ...] of V views; nothing is learned by it."""
     photos, done, begun = len(x) // network.module.method.views, 0, 0.0
@@ -187,7 +187,7 @@ def rate(
                 begun = time.perf_counter()
                 continue
             done += photos
-            if time.perf_counter() - begun > seconds:
+            if time.perf_counter() - begun > (SECONDS if seconds is None else seconds):
                 return done / (time.perf_counter() - begun)
 
 

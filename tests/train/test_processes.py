@@ -28,9 +28,21 @@ def test_the_environment_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (processes.rank(), processes.world(), processes.main()) == (1, 3, False)
 
 
-def _train(photos: Path, out: Path, count: int) -> dict[str, Any]:
+def _train(photos: Path, out: Path, count: int, *more: str) -> dict[str, Any]:
     """`fieldmark train` with so many processes."""
-    flags = ["--epochs", "2", "--batch", "8", "--size", "64", "--train-size", "64", "--json", "--quiet"]
+    flags = [
+        *more,
+        "--epochs",
+        "2",
+        "--batch",
+        "8",
+        "--size",
+        "64",
+        "--train-size",
+        "64",
+        "--json",
+        "--quiet",
+    ]
     command = ["-m", "fieldmark", "train", str(photos), "--out", str(out), *flags]
     if count > 1:
         with socket.socket() as free:
@@ -67,3 +79,12 @@ def test_two_processes_train_what_one_trains(photo_folder: Path, tmp_path: Path)
     # The warmed-up head is the same before the first step, so the held-out photos, each counted once, agree.
     first, second = (float(rows[0]["held_out_loss"]) for rows in curves)
     assert second == pytest.approx(first, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["pim", "wsdan", "pmg", "api_net", "pipnet"])
+def test_methods_train_in_two_processes(method: str, photo_folder: Path, tmp_path: Path) -> None:
+    """Selected places, crops and centres, four steps a batch, pairs, two views a photo."""
+    told = _train(photo_folder, tmp_path / "run", 2, "--method", method, "--no-floor", "--no-report")
+    assert told["mode"] == "finetune" and told["epochs"] >= 2
+    rows = list(csv.DictReader((tmp_path / "run/curve.csv").open()))
+    assert all(float(row["train_loss"]) == float(row["train_loss"]) for row in rows if row["train_loss"])

@@ -1,0 +1,77 @@
+"""Methods of every kind from photos to a model folder and back: what is trained is what answers."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fieldmark import Recognizer
+from fieldmark.methods.restore import restore
+from fieldmark.runtime.bundle import Bundle
+from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.runtime.image import load
+
+#: Pairs of one class; four steps a batch; two views a photo; parts that learn in turn; a class tree; boxes.
+KINDS = ("metric", "pmg", "pipnet", "protopnet", "tree_rnn", "two_stage")
+FLAGS = {
+    "backbone": "test_efficientnet",
+    "size": 64,
+    "train_size": 64,
+    "batch": 8,
+    "epochs": 2,
+    "pretrained": False,
+}
+
+
+@pytest.fixture(scope="module")
+def table(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos as a table, with a coarser rank and boxes."""
+    path = tmp_path_factory.mktemp("table") / "photos.csv"
+    groups = {"circle": "round", "square": "edged", "triangle": "edged", "cross": "edged"}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "label", "kind", "box_x", "box_y", "box_w", "box_h"])
+        for photo in sorted(photo_folder.rglob("*.jpg")):
+            writer.writerow([photo, photo.parent.name, groups[photo.parent.name], 8, 8, 40, 40])
+    return path
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_what_is_trained_is_what_answers(method: str, table: Path, tmp_path: Path) -> None:
+    recognizer = Recognizer(method=method, floor=False, report=False, **FLAGS)
+    recognizer.fit(table, out=tmp_path / "run")
+    assert recognizer.run["mode"] == "finetune"
+    bundle = Bundle(tmp_path / "run/model")
+    assert bundle.section.method == method
+    network = restore(bundle)
+    photos = sorted(str(row["file_name"]) for row in csv.DictReader(table.open()))[::7]
+    pixels = np.stack([bundle.section.preprocess(load(photo)) for photo in photos])
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(pixels))
+    p = torch.softmax(logits / bundle.section.decision.temperature, 1).numpy()
+    differ = np.abs(p - recognizer.predict_proba(photos)).max(1)
+    assert np.median(differ) < 1e-3
+
+
+def test_a_class_is_added_to_any(table: Path, tmp_path: Path, photo_folder: Path) -> None:
+    recognizer = Recognizer(method="metric", floor=False, report=False, **FLAGS).fit(
+        table, out=tmp_path / "run"
+    )
+    recognizer.add_class("ring", sorted((photo_folder / "circle").glob("*.jpg"))[:4])
+    assert "ring" in recognizer.classes
+
+
+def test_what_a_method_lacks_is_said(photo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="layers of its own") as one:
+        Recognizer(method="pmg", mode="instant").fit(photo_folder, out=tmp_path / "a")
+    with pytest.raises(FieldmarkError, match="rank") as two:
+        Recognizer(method="tree_rnn", **FLAGS).fit(photo_folder, out=tmp_path / "b")
+    with pytest.raises(UsageError, match="mixup") as three:
+        Recognizer(method="metric", mixup=0.2, **FLAGS).fit(photo_folder, out=tmp_path / "c")
+    with pytest.raises(UsageError, match="settings") as four:
+        Recognizer(method="metric", settings={"no_such": 1}, **FLAGS).fit(photo_folder, out=tmp_path / "d")
+    assert all("\n" not in str(error.value) for error in (one, two, three, four))
