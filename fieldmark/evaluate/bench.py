@@ -101,11 +101,12 @@ def run(
     table: Path,
     work: Path,
     tell: Callable[[str, int, int], None],
+    version: str = f"fieldmark {fieldmark.__version__}",
 ) -> Iterator[dict[str, Any]]:
     """Train and judge what ``table`` has not yet, and add a row for each.
 
     work: for the run folders, each removed once its row is written; tell: what
-    is done now, and how many are done of how many.
+    is done now, and how many are done of how many; version: of what is measured.
     """
     there = {tuple(row[name] for name in KEY) for row in read(table)}
     catalog = Catalog.read(source)
@@ -115,20 +116,20 @@ def run(
             continue
         tell(f"{cell.method}, seed {cell.seed}", number, len(wanted))
         row = {**dict(zip(KEY, key, strict=True)), **measured(source, catalog, cell, work)}
-        row |= {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), **origin(cell)}
+        row |= {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), **origin(cell, version)}
         _append(table, row)
         yield row
 
 
-def origin(cell: Cell) -> dict[str, str]:
+def origin(cell: Cell, version: str) -> dict[str, str]:
     """By which command, machine and version a row was made."""
     words = shlex.join(["fieldmark", "train", cell.set, *cell.words, "--no-floor"])
     name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.is_file():
         lines = info.read_text(encoding="utf-8").splitlines()
         name = next((one.partition(":")[2].strip() for one in lines if one.startswith("model name")), name)
-    versions = f"fieldmark {fieldmark.__version__}, torch {metadata.version('torch')}"
-    return {"command": words, "machine": f"{cores()} cores; {name}", "version": versions}
+    torch = metadata.version("torch")
+    return {"command": words, "machine": f"{cores()} cores; {name}; torch {torch}", "version": version}
 
 
 def measured(source: str, catalog: Catalog, cell: Cell, work: Path) -> dict[str, Any]:

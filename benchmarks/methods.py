@@ -1,0 +1,169 @@
+"""Which method is worth its time?  ``python benchmarks/methods.py``, ``--final`` for the best, ``--tables``
+
+The comparison of `fieldmark bench methods` on our sets: the same EfficientNet-Lite0, size, photos, seeds and time
+for every method, test photos judged once, every choice made by held-out photos of train. First all methods are
+screened: one seed, 90 seconds, on photos whose marks are small (birds with parts, and rendered look-alikes at 448 px,
+whose marks are known). ``--final`` takes the eight best of those and plain: three seeds, 5 minutes, four sets.
+``--pictures`` trains each once more on the look-alikes and draws where it looks.
+
+A row is written as it comes to results/methods.csv and is not measured again; remove it there to have it measured anew.
+``--tables`` only writes fieldmark/methods/measured.csv, which `fieldmark methods` and docs/methods.py read. Screening
+takes about two hours and a half on two cores, the final about ten.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import common
+
+from fieldmark import methods
+from fieldmark.evaluate import bench
+from fieldmark.methods.measured import TABLE, Measured
+
+ROWS = common.HERE / "results" / "methods.csv"
+PICTURES = common.ROOT / "docs" / "pictures" / "methods"
+SCREEN, FINAL = ("look-alikes", "cub10_parts"), ("look-alikes", "cub10_parts", "grocery_store", "cub100")
+SCREENED, FINALLY = "90s", "5m"
+SEEDS, BEST = 3, 8
+#: The rendered set: 12 species of 4 genera, 50 photos each.
+LOOKALIKES: dict[str, Any] = {"n_species": 12, "per_species": 50, "size": 448, "unknown": 0, "seed": 0}
+#: Photos in a picture of where a method looks.
+SHOWN = 5
+
+
+def source(name: str, work: Path) -> Path:
+    """The photos of a set; look-alikes are rendered."""
+    if name != "look-alikes":
+        return common.photos(name)
+    folder = work / "look-alikes-448"
+    if not (folder / "metadata.csv").is_file():
+        from fieldmark.data.lookalikes.dataset import write
+
+        write(folder, **LOOKALIKES)
+    return folder
+
+
+def fitting(name: str, path: Path) -> list[str]:
+    """Methods that these photos and a convolutional backbone can serve."""
+    from fieldmark.runtime.catalog import Catalog
+
+    ranks = Catalog.read(path).ranks()
+    cards = [card for card in methods.cards() if card.backbone and "transformer" not in card.needs]
+    return [card.name for card in cards if ranks or "tree" not in card.needs]
+
+
+def measure(sets: list[str], names: list[str] | None, seeds: int, budget: str, work: Path) -> None:
+    """All that is not there yet, set by set."""
+    for name in sets:
+        path = source(name, work)
+        known = fitting(name, path)
+        chosen = [one for one in names or known if one in known]
+        cells = bench.cells(name, chosen, range(seeds), budget, "", "", "")
+        print(f"{name}: {len(cells)} trainings of {budget}", file=sys.stderr, flush=True)
+        common.quiet()
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            version = common.commit("benchmarks/methods.py")
+            for row in bench.run(str(path), cells, ROWS, Path(folder), lambda *_: None, version):
+                told = row.get("error") or f"{row['top1']:.3f} in {row['seconds']:.0f} s"
+                print(f"  {name} · {row['method']}, seed {row['seed']}: {told}", file=sys.stderr, flush=True)
+        tables()
+
+
+def best() -> list[str]:
+    """The eight methods with the highest mean difference to plain over the screened sets."""
+    found: dict[str, list[float]] = {}
+    rows = [row for row in bench.read(ROWS) if row["budget"] == SCREENED]
+    for line in bench.summary(rows):
+        if line.get("delta") is not None and " " not in line["method"]:
+            found.setdefault(line["method"], []).append(line["delta"])
+    return sorted(found, key=lambda name: -statistics.mean(found[name]))[:BEST]
+
+
+def tables() -> None:
+    """measured.csv: a line for each method, set and budget."""
+    rows = bench.read(ROWS)
+    lines = []
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        for line in bench.summary([row for row in rows if row["budget"] == budget]):
+            if line.get("top1") is not None:
+                lines.append({"budget": budget, **line})
+    with TABLE.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, Measured._fields, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        for line in lines:
+            table.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items()})
+
+
+def pictures(names: list[str] | None, work: Path) -> None:
+    """Train each on the look-alikes, and draw where it looks in photos that it was not trained on."""
+    import numpy as np
+
+    from fieldmark.data.boxes import boxes, shares
+    from fieldmark.evaluate.attention_picture import attention_picture
+    from fieldmark.methods.base import Method
+    from fieldmark.methods.restore import restore
+    from fieldmark.runtime import image
+    from fieldmark.runtime.bundle import Bundle
+    from fieldmark.runtime.catalog import Catalog
+
+    path = source("look-alikes", work)
+    tested = Catalog.read(path).of_split("test")
+    rows = np.linspace(0, len(tested) - 1, SHOWN).round().astype(int)
+    photos = [image.load(tested.paths[row]) for row in rows]
+    found = boxes(tested, "mark")
+    assert found is not None
+    marks = shares(found[rows], np.array([photo.size for photo in photos]))
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for name in names or fitting("look-alikes", path):
+        target = PICTURES / f"{name}.jpg"
+        if target.is_file():
+            continue
+        out = work / "picture" / name
+        words = [
+            "train",
+            path,
+            "--out",
+            out,
+            "--method",
+            name,
+            "--budget",
+            FINALLY,
+            "--no-floor",
+            "--no-report",
+        ]
+        common.fieldmark(*words, "--overwrite", cache=work / "cache")
+        bundle = Bundle(out / "model")
+        method = restore(bundle)
+        if isinstance(method, Method):
+            drawn = attention_picture(method, bundle.section.preprocess, photos, marks)
+            drawn.save(target, quality=82, optimize=True)
+            print(f"{target.name}: {target.stat().st_size // 1000} kB", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--methods", nargs="+", metavar="METHOD")
+    parser.add_argument("--sets", nargs="+", metavar="SET")
+    for flag in ("final", "tables", "pictures"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    chosen = parser.parse_args()
+    work: Path = chosen.work or Path(tempfile.gettempdir()) / "fieldmark-benchmarks"
+    work.mkdir(parents=True, exist_ok=True)
+    if chosen.tables:
+        tables()
+    elif chosen.pictures:
+        pictures(chosen.methods, work)
+    elif chosen.final:
+        measure(chosen.sets or [*FINAL], chosen.methods or best(), SEEDS, FINALLY, work)
+    else:
+        measure(chosen.sets or [*SCREEN], chosen.methods, 1, SCREENED, work)
+
+
+if __name__ == "__main__":
+    main()
