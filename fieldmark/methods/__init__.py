@@ -106,3 +106,15 @@ def get(name: str) -> type[Method]:
         raise UsageError(f"the method {name!r} has no backbone: it is trained from scratch")
     module, cls = one.home.split(":")
     return getattr(import_module(module), cls)
+
+
+def frozen(name: str) -> str | None:
+    """The method of instant mode that has the same descriptor before anything is learned: itself, ``plain`` for
+    those that only add to its training, None where new layers lie before the descriptor."""
+    if card(name).instant:
+        return name
+    from fieldmark.methods.plain import Plain
+
+    cls = get(name)
+    same = issubclass(cls, Plain) and cls.describe is Plain.describe and cls.parts is Plain.parts
+    return "plain" if same else None

@@ -103,6 +103,8 @@ class Finetune:
         boxes: Mapping[str, np.ndarray] | None = None,
     ):
         self.ranks, self.boxes, self.card = ranks or {}, boxes, methods.card(instant.settings.method)
+        #: The method whose frozen descriptor it begins with; none where it has layers that know nothing yet.
+        self.frozen = methods.frozen(self.card.name)
         if "labels" in self.card.needs and recipe.augment.mixes:
             raise UsageError(f"{self.card.name} needs one class a photo: leave --mixup and --cutmix out")
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
@@ -134,7 +136,7 @@ class Finetune:
         measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
         network, uneven = self._network(material)
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
-            fresh = not self.card.instant
+            fresh = self.frozen is None
             made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler, fresh)
             if made is not None:
                 made.model_copy(update={"data": material.key}).write(self.folder)
@@ -259,24 +261,25 @@ class Finetune:
 
     def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
         """A head to start with, from the descriptors of instant mode and of some augmented views."""
-        if not self.card.instant:  # its first phase trains all new layers
+        if self.frozen is None:  # its first phase trains all new layers
             return
-        z = [part.z]
+        z = [part.z] if self.frozen == part.graph.method else []
         if plan.warm_views:
-            graph, what = (
-                self.instant.graph(plan.phases[0].size, [plan.phases[0].size]),
-                "warming up the head",
+            size, what = plan.phases[0].size, "warming up the head"
+            graph = self.instant.graph(size, [size], self.frozen)
+            z.extend(
+                descriptors_of_views(
+                    graph,
+                    photos,
+                    plan.augment,
+                    plan.warm_views,
+                    seed=plan.seed,
+                    workers=self.settings.workers,
+                    progress=lambda done, total: self.report(what, done, total),
+                )
             )
-            z += descriptors_of_views(
-                graph,
-                photos,
-                plan.augment,
-                plan.warm_views,
-                seed=plan.seed,
-                workers=self.settings.workers,
-                progress=lambda done, total: self.report(what, done, total),
-            )
-        warm_head(network.method.head, z, part.y, network.criterion, plan.seed)
+        if z:
+            warm_head(network.method.head, z, part.y, network.criterion, plan.seed)
 
     def _network(self, material: Material) -> tuple[Network, imbalance.Imbalance]:
         """The network, whole, and how it answers to uneven classes."""

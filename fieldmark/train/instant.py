@@ -70,11 +70,13 @@ class Instant:
         self.skipped: list[Skipped] = []
         self.computed = 0
 
-    def graph(self, size: int | None, scales: Sequence[int]) -> DescriptorGraph:
+    def graph(self, size: int | None, scales: Sequence[int], method: str | None = None) -> DescriptorGraph:
+        """The frozen graph of a method (none: the one asked for or, where that must learn first, the default)."""
         s = self.settings
+        asked = s.method if methods.card(s.method).instant else methods.DEFAULT_METHOD
         return descriptor_graph(
             s.backbone,
-            s.method if methods.card(s.method).instant else methods.DEFAULT_METHOD,
+            method or asked,
             size=size,
             scales=scales,
             preprocess=s.preprocess,
