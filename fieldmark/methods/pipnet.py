@@ -27,8 +27,10 @@ CARD = Card(
 )
 #: Spread of the logits of prototypes at first: a place belongs to few of them, as with pretrained channels.
 SHARP = 4.0
-#: Weights of the scores at first, mean and spread. The paper's 1 and 0.1, at a rate 17 times ours.
-FIRST = (0.06, 0.006)
+#: What presences are multiplied by. The paper's scores learn at a rate 17 times ours (0.05), from weights of 1 +- 0.1:
+#: with this factor on what they are weights of, 1/16 as much is the same at our rate.
+GAIN = 16.0
+FIRST = (1 / GAIN, 0.1 / GAIN)
 _EPSILON = 1e-7
 
 
@@ -57,7 +59,7 @@ def recolored(x: Tensor, strength: float) -> Tensor:
 
 
 class PIPNet(Method):
-    """One part: how present each prototype is [B, D], 0 to 1.
+    """One part: how present each prototype is [B, D], 0 to 1, times `GAIN`.
 
     The two views of a photo differ in colour alone, as in the paper, so that places correspond: they are made here
     from the one that comes, which needs pixels. In training the scores o give log(1 + o^2), in answers o itself,
@@ -103,15 +105,16 @@ class PIPNet(Method):
         return self.assign(features.last).float().softmax(1)
 
     def parts(self, features: Features) -> list[Tensor]:
-        z = self.presence(features).amax((2, 3))
-        return [z if self.training else torch.where(z < self.options.least, 0.0, z)]
+        most = self.presence(features).amax((2, 3))
+        return [GAIN * torch.where(most < self.options.least, 0.0, most)]
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         o = self.options
         views = torch.cat([recolored(batch.x, o.color) for _ in range(2)])
         one, two = self.presence(self.backbone(views)).chunk(2)
-        z = torch.cat([one.amax((2, 3)), two.amax((2, 3))])
-        aligned, apart = align(one, two), (diverse(z[: len(one)]) + diverse(z[len(one) :])) / 2
+        most = [view.amax((2, 3)) for view in (one, two)]
+        aligned, apart = align(one, two), (diverse(most[0]) + diverse(most[1])) / 2
+        z = GAIN * torch.cat(most)
         logits = self.head(z).square().log1p()
         embedding = self.projection(z) if criterion.needs_embedding else None
         losses = criterion(logits, torch.cat([batch.targets] * 2), embedding)

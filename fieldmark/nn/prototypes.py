@@ -61,7 +61,7 @@ class Prototypes(nn.Module):
         self.register_buffer("owner", torch.arange(classes).repeat_interleave(each), persistent=False)
         self.register_buffer("place", torch.full((classes * each, 3), -1.0))
         self.register_buffer("patches", torch.zeros(classes * each, width))
-        self.register_buffer("settled", torch.zeros(()))
+        self.register_buffer("settled", torch.zeros(1))
 
     def current(self) -> Tensor:
         """[P, C]."""
