@@ -20,12 +20,12 @@ class Stretch(NamedTuple):
     own: int = 0
 
     def rising(self, sides: list[int]) -> tuple[tuple[int, int], ...]:
-        """(side, epoch) of smaller views, each until this epoch. Kept maps have one size, and so have all phases but
-        the first of a method's own."""
+        """(side, epoch) of smaller views, each until this epoch; one epoch at least has the full size. Kept maps have
+        one size, and so have all phases but the first of a method's own."""
         if self.views or self.heads or self.own:
             return ()
         ends = [round(self.epochs * (number + 1) / (len(sides) + 1)) for number in range(len(sides))]
-        found = {end: side for side, end in zip(sides, ends, strict=True) if end}
+        found = {end: side for side, end in zip(sides, ends, strict=True) if 0 < end <= self.epochs - 1}
         return tuple((side, end) for end, side in found.items())
 
 

@@ -71,6 +71,35 @@ def test_with_a_cut_views_pass_the_frozen_part(some: SimpleNamespace) -> None:
         assert mine.is_contiguous(memory_format=torch.channels_last) and mine.dtype == torch.float32
 
 
+def test_views_of_each_epochs_own_side(some: SimpleNamespace) -> None:
+    def side(epoch: int) -> int:
+        return (16, 16, SIDE)[epoch]
+
+    def expected(size: int, steps: list[Any]) -> list[torch.Tensor]:
+        return list(Loader(Photos(some.train), some.preprocess, Augment(), size=size, seed=7).batches(steps))
+
+    wanted = [*expected(16, STEPS[:2]), *expected(SIDE, STEPS[2:])]
+    for mine, theirs in zip(feed(some, sides=side).batches(STEPS), wanted, strict=True):
+        assert torch.equal(mine, theirs)
+    small, large = Half(), Half()
+    cut = feed(some, sides=side, lower=large, lowers={16: small})
+    for mine, theirs in zip(cut.batches(iter(STEPS)), wanted, strict=True):
+        assert torch.equal(mine, theirs[:, :, ::2, ::2])
+    assert (small.seen, large.seen) == (4, 2)
+    cut.close()
+    assert small.closed and large.closed
+
+
+def test_leaving_early_with_several_sides(some: SimpleNamespace) -> None:
+    import threading
+
+    steps = ((np.array([0, 1]), epoch) for epoch in range(10**6))
+    batches = feed(some, sides=lambda epoch: (16, SIDE)[epoch > 2]).batches(steps)
+    assert [next(batches).shape[-1] for _ in range(5)] == [16, 16, 16, SIDE, SIDE]
+    batches.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("fieldmark-loader")]
+
+
 def test_held_out_photos_come_as_they_are_in_order(some: SimpleNamespace) -> None:
     clean = Loader(Photos(some.held), some.preprocess).clean(np.arange(8))
     plain = feed(some, size=16)
