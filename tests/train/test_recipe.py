@@ -58,6 +58,9 @@ def test_flags_of_views_go_to_the_views() -> None:
         ({"rotate": 500}, "rotate is 500"),
         ({"policy": "best"}, "policy is 'best'"),
         ({"loss": "nothing"}, "nothing"),
+        ({"phases": "three"}, "phases is 'three'"),
+        ({"progressive": "slowly"}, "progressive is 'slowly'"),
+        ({"compile": "maybe"}, "compile is 'maybe'"),
         ({"no_such": 1}, "no_such"),
     ],
 )
@@ -65,6 +68,13 @@ def test_what_cannot_be_is_refused_in_a_line(options: dict[str, Any], says: str)
     with pytest.raises(UsageError) as caught:
         Recipe.of(options)
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_phase_of_one_size_unless_asked_otherwise() -> None:
+    usual = Recipe()
+    assert (usual.phases, usual.progressive, usual.compile) == ("one", False, "auto")
+    own = Recipe.of({"phases": "auto", "progressive": True, "compile": "yes"})
+    assert (own.phases, own.progressive, own.compile) == ("auto", True, "yes")
 
 
 def test_the_mode_decides_who_reads_what() -> None:

@@ -165,6 +165,8 @@ def test_a_budget_too_small(photos, tmp_path):
         ({"method": "cnn", "mode": "finetune"}, "leave --mode out"),
         ({"method": "cnn", "backbone": "resnet18"}, "--backbone is for backbones"),
         ({"method": "cnn", "cut": "none"}, "--cut is for backbones"),
+        ({"method": "cnn", "phases": "two"}, "--phases is for backbones"),
+        ({"method": "cnn", "compile": "yes"}, "--compile is for backbones"),
         ({"method": "cnn", "stages": "many"}, "is no stage"),
         ({"method": "cnn", "shift": 0.7}, "shift is 0.7"),
         ({"method": "cnn", "rotate": 999.0}, "rotate is 999"),
