@@ -25,7 +25,7 @@ from fieldmark.data.sampler import epoch_order, shard
 from fieldmark.train import checkpoint
 from fieldmark.train.averages import Average, State, between, copied, instead, learned, put
 from fieldmark.train.best import Best, Score
-from fieldmark.train.feeds import Feed
+from fieldmark.train.feeds import Feed, maps_tensor
 from fieldmark.train.network import Network
 from fieldmark.train.plan import Plan
 from fieldmark.train.stepper import Stepper
@@ -209,9 +209,7 @@ class Loop:
         """A batch as it comes: [V B, ...], with nothing in it."""
         lower, side = self.feed.lower, self.phase.side(0)
         shape = (3, side, side) if lower is None else lower.shape
-        return torch.zeros(self.stepper.micro * self.learner.views, *shape).to(
-            memory_format=torch.channels_last
-        )
+        return maps_tensor(np.zeros((self.stepper.micro * self.learner.views, *shape), np.float32))
 
     # -- between steps
 
