@@ -110,12 +110,12 @@ class RAM(base.Method):
         features, o = self.backbone(self.resamplers[0](images)), self.options
         photo, levels = (images.shape[2], images.shape[3]), pyramid(images, o.windows)
         (state,) = self.parts(features)
-        mean = peak_place(self.first(features.last.detach()))
+        mean = peak_place(self.first(features.last.detach()).float())
         expected = [self.first_expected(features.embedding.detach())]
         places, chances = [], []
         for step in range(o.glimpses):
             if step:
-                mean = self.next(state.detach())
+                mean = self.next(state.detach()).float()
                 expected.append(self.expected(state.detach()))
             drawn = mean.detach()
             if draw:

@@ -50,7 +50,7 @@ class TreeRNN(base.Method):
         hidden, inner = self.options.hidden, self.tree.sizes[:-1]
         self.start = nn.Linear(backbone.embedding, hidden)
         self.photo = nn.Linear(backbone.embedding, hidden)
-        self.words = nn.ModuleList(nn.Embedding(nodes, self.options.word) for nodes in (1, *inner))
+        self.words = nn.ParameterList(torch.randn(nodes, self.options.word) for nodes in (1, *inner))
         self.cell = nn.LSTMCell(self.options.word, hidden)
         self.out = nn.Linear(hidden, hidden, bias=False)
         self.nodes = nn.ModuleList(nn.Linear(hidden, nodes) for nodes in self.tree.sizes)
@@ -67,20 +67,23 @@ class TreeRNN(base.Method):
         """Photos [B, F] -> log p(node | its parent) [B, n] for every node, level by level."""
         photo, state = self.photo(embedding)[:, None], self._root(embedding)
         for level in range(self.tree.depth):
-            parent, layer = self.tree.parent_of(level), self.nodes[level]
+            parent, layer = self.tree.parent_of(level), self._layer(level)
             query = (self.out(state[0]) + photo)[:, parent]  # [B, n, hidden]
             scores = (query[:, :, None] @ layer.weight[:, :, None])[:, :, 0, 0] + layer.bias
             yield self.tree.log_softmax(level, scores)
             if level < self.tree.depth - 1:
-                word = self.words[level + 1].weight.expand(query.shape[0], -1, -1)
+                word = self.words[level + 1].expand(query.shape[0], -1, -1)
                 state = self._step(word, (state[0][:, parent], state[1][:, parent]))
+
+    def _layer(self, level: int) -> nn.Linear:
+        layer = self.nodes[level]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def _root(self, embedding: Tensor) -> State:
         """The state at the root, [B, 1, hidden] twice."""
         first = self.start(embedding).tanh()[:, None]
-        return self._step(
-            self.words[0].weight.expand(first.shape[0], -1, -1), (first, torch.zeros_like(first))
-        )
+        return self._step(self.words[0].expand(first.shape[0], -1, -1), (first, torch.zeros_like(first)))
 
     def _step(self, words: Tensor, state: State) -> State:
         """words: [B, n, word]; states of n nodes before and after, [B, n, hidden] twice."""
@@ -103,14 +106,14 @@ class TreeRNN(base.Method):
         for level, count in enumerate(self.tree.sizes):
             children = self.tree.children_of(level)[nodes]  # [B, W, m]
             missing, real = children == count, children.clamp_max(count - 1)
-            layer = self.nodes[level]
+            layer = self._layer(level)
             scores = ((self.out(h) + photo)[:, :, None] * layer.weight[real]).sum(3) + layer.bias[real]
             scores = scores.masked_fill(missing, float("-inf")).log_softmax(2) + total[:, :, None]
             total, best = scores.flatten(1).topk(min(width, count, scores[0].numel()))
             nodes, beam = real.flatten(1).gather(1, best), best // children.shape[2]
             if level < self.tree.depth - 1:
                 at = beam[:, :, None].expand(-1, -1, self.options.hidden)
-                h, c = self._step(self.words[level + 1](nodes), (h.gather(1, at), c.gather(1, at)))
+                h, c = self._step(self.words[level + 1][nodes], (h.gather(1, at), c.gather(1, at)))
         return nodes, total
 
 

@@ -42,8 +42,8 @@ class Tree(nn.Module):
                 f"{method} needs a tree of the classes: give a table (CSV) of the photos with a column of a coarser "
                 "rank, such as family or order, beside path and label"
             )
-        node_of, parents, groups = list(range(classes)), [], []
-        levels = [node_of]
+        node_of = list(range(classes))
+        levels, parents, groups = [node_of], list[list[int]](), list[list[int]]()
         for rank in ranks:
             up, names = _parents(node_of, rank)
             node_of = [up[node] for node in node_of]
