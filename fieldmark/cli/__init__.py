@@ -22,6 +22,7 @@ VERBS: dict[str, dict[str, str]] = {
         "train": "Turn a folder of labelled photos into a model.",
         "evaluate": "Measure a model on photos of known class.",
         "predict": "Name the photos in a folder, a table or a single file.",
+        "locate": "Find the things in photos: boxes and masks.",
         "compare": "Tell whether one run is really better than another.",
         "bench": "Tell which method is best for these photos.",
     },

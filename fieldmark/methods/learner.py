@@ -19,7 +19,7 @@ class Learner(nn.Module):
 
     turns: optimiser steps for each batch, one call of `training_step` each; views: of each photo in a batch;
     phases: shares of the training, for methods that learn different parts one after the other (`begin`);
-    selects: does it choose places of a photo by their rank, or by a threshold (so that rounding may turn a close choice)?
+    selects: does it choose places of a photo by their rank, or by a threshold? Rounding may then turn a close choice;
     projection: what it makes of a descriptor is the embedding.
     """
 

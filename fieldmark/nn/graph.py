@@ -37,7 +37,7 @@ def export(module: nn.Module, images: Tensor, path: Path, output: str, selects: 
 
     The ladder: the tracing exporter, whose graphs run fastest, then the dynamo exporter, both with fused
     attention switched off (no engine has it). ``images`` [B >= 2, 3, H, W] are the ones compared. selects: does the
-    module choose places by their rank? Rounding may then turn a close choice, so most answers must be the same, not all.
+    module choose places by their rank? Rounding may then turn a close choice: most answers must be the same, not all.
     Raises FieldmarkError where no rung gives the module's answers.
     """
     module = module.eval()

@@ -66,6 +66,11 @@ def view_box(
     return found if found[0] < found[2] and found[1] < found[3] else nowhere
 
 
+def shown(size: tuple[int, int], preprocess: Preprocess) -> Box:
+    """What of a photo [width, height] the network sees: left, top, right, bottom in pixels; padding hangs over."""
+    return _frame(size, preprocess, np.random.default_rng(0), Augment.none())
+
+
 def _frame(size: tuple[int, int], preprocess: Preprocess, rng: np.random.Generator, settings: Augment) -> Box:
     """What of the photo the view shows, before it is flipped and turned: a box in pixels, which may hang over."""
     width, height = size

@@ -1,0 +1,147 @@
+"""Where the thing is: boxes and masks from a model that was taught nothing but classes.
+
+The map of what the method looks at (`Method.attention`) is cut at a share of its largest value; each connected part
+of what is left is a box (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2,
+which keeps the largest part only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fieldmark.data.augment.geometry import shown
+from fieldmark.methods.base import Method
+from fieldmark.methods.restore import restore
+from fieldmark.nn.components import components, sizes
+from fieldmark.nn.crops import of_peak
+from fieldmark.runtime import image
+from fieldmark.runtime.bundle import Bundle
+from fieldmark.runtime.errors import FieldmarkError, ImageError
+from fieldmark.runtime.preprocess import Preprocess
+
+#: Cells a side in which a map is cut.
+SIDE = 64
+#: Share of a map's largest value above which it marks the thing (Zhou et al. have 0.2), and of its cells that the
+#: smallest part must have.
+THRESHOLD, SMALLEST = 0.2, 0.005
+
+
+@dataclass(frozen=True)
+class Thing:
+    """box: left, top, right, bottom in pixels of the upright photo; score: from 0 to 1, how sure the model is of the
+    class, times how strong this part of the map is."""
+
+    box: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True)
+class Located:
+    """label, score: what the photo shows, and how sure that is; things: the strongest first; mask: bool [H, W] of the
+    photo, all things together; error: why it was not read."""
+
+    path: str
+    label: str | None = None
+    score: float | None = None
+    things: tuple[Thing, ...] = ()
+    mask: np.ndarray | None = None
+    error: str = ""
+
+
+class Locator:
+    """Finds things with one model. most: boxes a photo; threshold: share of the map's largest value.
+
+    Raises FieldmarkError for a model that does not show where it looks.
+    """
+
+    def __init__(self, bundle: Bundle, most: int = 5, threshold: float = THRESHOLD):
+        method = restore(bundle)
+        if not isinstance(method, Method):
+            raise FieldmarkError(f"{bundle.path}: {bundle.section.method} does not show where it looks")
+        self.method, self.bundle, self.most, self.threshold = method, bundle, most, threshold
+        self.preprocess: Preprocess = bundle.section.preprocess
+
+    def __call__(self, photos: Sequence[str]) -> Iterator[Located]:
+        """One answer a photo, in order; a photo that cannot be read says why."""
+        for path in photos:
+            try:
+                yield self.one(path)
+            except ImageError as error:
+                yield Located(path, error=str(error))
+
+    def one(self, path: str) -> Located:
+        """Raises ImageError for a photo that cannot be read."""
+        photo = image.load(path)
+        pixels = torch.from_numpy(self.preprocess(photo))[None]
+        with torch.inference_mode():
+            logits = self.method(pixels)[0] / self.bundle.section.decision.temperature
+        p = torch.softmax(logits, 0)
+        best = int(p.argmax())
+        seen = at_size(self.method.attention(pixels), SIDE)
+        parts, marked = found(seen, self.threshold, self.most)
+        frame = shown(photo.size, self.preprocess)
+        things = tuple(
+            Thing(_in_photo(box, frame, photo.size), float(p[best]) * strength) for box, strength in parts[0]
+        )
+        mask = _mask(marked[0], frame, photo.size)
+        return Located(path, self.bundle.classes[best], float(p[best]), things, mask)
+
+
+def at_size(maps: Tensor, side: int) -> Tensor:
+    """[B, h, w] -> [B, side, side], bilinear."""
+    return nn.functional.interpolate(
+        maps[:, None].float(), size=(side, side), mode="bilinear", align_corners=False
+    )[:, 0]
+
+
+def found(maps: Tensor, threshold: float, most: int) -> tuple[list[list[tuple[np.ndarray, float]]], Tensor]:
+    """The parts of each map [B, h, w] that lie above a share of its largest value: boxes [4] as shares of the sides
+    with their strengths (largest value of the part over that of the map), strongest first; and what they cover,
+    bool [B, h, w]. A map without anything marks nothing."""
+    marked = maps > of_peak(maps, threshold)[:, None, None]
+    numbers = components(marked)
+    marked = marked & (sizes(numbers) >= SMALLEST * maps[0].numel())
+    answer = []
+    for values, labels, inside in zip(maps, numbers, marked, strict=True):
+        parts = []
+        for number in torch.unique(labels[inside]).tolist():
+            rows, columns = torch.nonzero((labels == number) & inside, as_tuple=True)
+            height, width = labels.shape
+            box = np.array(
+                [
+                    columns.min() / width,
+                    rows.min() / height,
+                    (columns.max() + 1) / width,
+                    (rows.max() + 1) / height,
+                ]
+            )
+            parts.append((box, float(values[rows, columns].max() / values.max())))
+        answer.append(sorted(parts, key=lambda part: -part[1])[:most])
+    return answer, marked
+
+
+def _in_photo(
+    box: np.ndarray, frame: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Shares of what the network saw -> pixels of the photo."""
+    left, top, right, bottom = frame
+    x = np.clip(left + box[[0, 2]] * (right - left), 0, size[0])
+    y = np.clip(top + box[[1, 3]] * (bottom - top), 0, size[1])
+    return float(x[0]), float(y[0]), float(x[1]), float(y[1])
+
+
+def _mask(marked: Tensor, frame: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """What is marked of what the network saw, as a mask of the photo."""
+    left, top, right, bottom = frame
+    side = marked.shape[0]
+    columns = np.floor((np.arange(size[0]) + 0.5 - left) / (right - left) * side).astype(int)
+    rows = np.floor((np.arange(size[1]) + 0.5 - top) / (bottom - top) * side).astype(int)
+    seen = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))[None]
+    values: Any = marked.numpy()
+    return values[rows.clip(0, side - 1)][:, columns.clip(0, side - 1)] & seen

@@ -1,0 +1,105 @@
+"""Boxes and masks from maps of what a model looks at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from fieldmark.explain import locate as module
+from fieldmark.explain.locate import Locator, found
+from fieldmark.methods.base import Method
+from fieldmark.runtime.preprocess import Preprocess
+
+
+class Bright(Method):
+    """Looks at what is bright, and says class 1 of such photos."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def attention(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(1).clamp_min(0)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[0.0, 3.0]]).expand(len(images), -1)
+
+
+@pytest.fixture
+def locator(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(module, "restore", lambda _: Bright())
+
+    def make(resize: str = "stretch", **more: Any) -> Locator:
+        preprocess = Preprocess(
+            size=64, mean=(0, 0, 0), std=(1, 1, 1), resize=resize, interpolation="bilinear"
+        )
+        decision = SimpleNamespace(temperature=1.0)
+        section = SimpleNamespace(preprocess=preprocess, method="bright", decision=decision)
+        return Locator(SimpleNamespace(path="m", section=section, classes=["a", "b"]), **more)  # type: ignore[arg-type]
+
+    return make
+
+
+def photo(path: Path, *spots: tuple[int, int, int, int, int], size: tuple[int, int] = (200, 100)) -> str:
+    """A dark photo with bright rectangles: left, top, right, bottom, brightness."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    for left, top, right, bottom, light in spots:
+        pixels[top:bottom, left:right] = light
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+def test_boxes_lie_where_the_things_are(locator: Any, tmp_path: Path, resize: str) -> None:
+    """In pixels of the photo, whatever its shape and however it is resized; the brighter thing comes first."""
+    path = photo(tmp_path / "a.png", (60, 20, 90, 50, 150), (110, 60, 140, 90, 250))
+    (one,) = locator(resize)([path])
+    assert (one.label, one.error) == ("b", "") and one.score == pytest.approx(0.9526, abs=1e-3)
+    assert len(one.things) == 2
+    np.testing.assert_allclose(one.things[0].box, (110, 60, 140, 90), atol=4)
+    np.testing.assert_allclose(one.things[1].box, (60, 20, 90, 50), atol=4)
+    assert one.things[0].score == pytest.approx(one.score) and one.things[1].score < one.score
+    truth = np.zeros((100, 200), bool)
+    truth[60:90, 110:140] = truth[20:50, 60:90] = True
+    both = (one.mask & truth).sum() / (one.mask | truth).sum()
+    assert one.mask.shape == (100, 200) and both > 0.75
+
+
+def test_at_most_so_many(locator: Any, tmp_path: Path) -> None:
+    path = photo(tmp_path / "a.png", *((20 + 60 * i, 40, 50 + 60 * i, 70, 200 + 10 * i) for i in range(3)))
+    assert [len(one.things) for one in locator(most=2)([path])] == [2]
+    assert len(next(iter(locator()([path]))).things) == 3
+
+
+def test_a_photo_that_cannot_be_read_is_told(locator: Any, tmp_path: Path) -> None:
+    bad, good = tmp_path / "bad.jpg", photo(tmp_path / "a.png", (60, 20, 90, 50, 150))
+    bad.write_bytes(b"nothing")
+    one, two = locator()([str(bad), good])
+    assert one.error and one.label is None and one.things == () and two.things
+
+
+def test_parts_are_those_of_scipy() -> None:
+    chance = torch.Generator().manual_seed(0)
+    maps = torch.nn.functional.avg_pool2d(torch.rand(4, 1, 40, 40, generator=chance), 9, 1, 4)[:, 0] ** 8
+    parts, marked = found(maps, 0.5, 100)
+    for values, own, inside in zip(maps.numpy(), parts, marked.numpy(), strict=True):
+        labels, _ = ndimage.label(values > 0.5 * values.max(), np.ones((3, 3)))
+        slices = [s for i, s in enumerate(ndimage.find_objects(labels), 1) if (labels == i).sum() >= 8]
+        truth = sorted((s[1].start / 40, s[0].start / 40, s[1].stop / 40, s[0].stop / 40) for s in slices)
+        np.testing.assert_allclose(sorted(map(tuple, (box for box, _ in own))), truth)
+        assert inside.sum() == sum(
+            (labels == i).sum() for i in range(1, labels.max() + 1) if (labels == i).sum() >= 8
+        )
+        strengths = [strength for _, strength in own]
+        assert strengths == sorted(strengths, reverse=True) and strengths[0] == 1
+
+
+def test_an_empty_map_marks_nothing() -> None:
+    parts, marked = found(torch.zeros(2, 8, 8), 0.2, 5)
+    assert parts == [[], []] and not marked.any()
