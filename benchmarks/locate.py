@@ -1,10 +1,10 @@
 """How well are things found by models that were taught only classes?  ``python benchmarks/locate.py``
 
-Models of several methods (each trained for ``--budget``, one seed) say where the thing is; boxes of the data and masks of
-the rendered look-alikes say whether that is right: CorLoc (the first box overlaps the true one by half) and mean overlap
-on cub10_parts, average precision at 0.5 (mean of the classes; the class is the model's own answer) on steel_defects,
-whose photos have several boxes, and overlap of masks with the beetle's on look-alikes. ``two_stage`` is trained with and
-without the boxes. The threshold is the one of five that is best on photos of train.
+Models of several methods (each trained for ``--budget``, one seed) say where the thing is; boxes of the data and masks
+of the rendered look-alikes say whether that is right: CorLoc (the first box overlaps the true one by half) and mean
+overlap on cub10_parts, average precision at 0.5 (mean of the classes; the class is the model's own answer) on
+steel_defects, whose photos have several boxes, and overlap of masks with the beetle's on look-alikes. ``two_stage`` is
+trained with and without the boxes. The threshold is the one of five that is best on photos of train.
 """
 
 from __future__ import annotations
