@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fieldmark.nn.crops import crop
+from fieldmark.nn.crops import crop, enlarged
+from fieldmark.nn.pooling import l2_normalise
 
 # -- candidates
 
@@ -99,6 +100,11 @@ def crops(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     return torch.stack([crop(images, boxes[:, k], size) for k in range(boxes.shape[1])], 1).flatten(0, 1)
 
 
+def crop_side(side: int, share: float, stride: int) -> int:
+    """Side in pixels of crops that are looked at: that share of the photo's side, up to a multiple of the stride."""
+    return min(int(side), max(1, round(int(side) * share / stride)) * stride)
+
+
 def inner(outer: Tensor, boxes: Tensor) -> Tensor:
     """Boxes [B, 4] within the crops at ``outer`` [B, 4], as boxes of the photos."""
     start, side = outer[:, :2], outer[:, 2:] - outer[:, :2]
@@ -109,7 +115,7 @@ def boxcar(boxes: Tensor, size: int, steepness: float = 10.0) -> Tensor:
     """Soft masks of boxes [B, 4], about 1 inside and 0 outside: [B, 1, size, size], with a gradient for the boxes.
 
     M = [h(x - left) - h(x - right)] [h(y - top) - h(y - bottom)] in pixels, h(x) = 1 / (1 + exp(-k x)), k the
-    steepness (Fu et al., "Look Closer to See Better", CVPR 2017, equations 4 and 5).
+    steepness (Fu et al., "Look Closer to See Better", CVPR 2017, section 3.2).
     """
     at = torch.arange(size, device=boxes.device, dtype=boxes.dtype) + 0.5
     left, top, right, bottom = (boxes * size)[:, :, None].unbind(1)
@@ -134,7 +140,7 @@ def paste(maps: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 def activation(x: Tensor) -> Tensor:
     """How much there is at each place, the sum over channels of |x|: [B, C, h, w] -> [B, h, w] (Wei et al., "Selective
-    Convolutional Descriptor Aggregation", IEEE TIP 2017, equation 1, there of maps after a ReLU)."""
+    Convolutional Descriptor Aggregation", IEEE TIP 2017, there of maps after a ReLU)."""
     return x.abs().sum(1)
 
 
@@ -151,3 +157,43 @@ def evidence(logits: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
         else (slope.mean((2, 3), keepdim=True) * x.detach()).sum(1).clamp_min(0)
         for x, slope in zip(maps, slopes, strict=True)
     ]
+
+
+def evident(logits: Tensor, looks: Sequence[tuple[Tensor, Tensor | None]], size: int) -> Tensor:
+    """The `evidence` of several looks at photos, as one map [B, size, size] of the photos.
+
+    looks: maps [B K, C, h, w] and the boxes [B, K, 4] that they were cropped at (None: maps [B, C, h, w] of whole
+    photos). What a crop shows lies in a smaller place, and so closer together.
+    """
+    total = logits.new_zeros(len(logits), size, size)
+    for found, (_, boxes) in zip(evidence(logits, [maps for maps, _ in looks]), looks, strict=True):
+        if boxes is None:
+            total = total + enlarged(found, size)
+            continue
+        for k, one in enumerate(found.unflatten(0, (len(logits), -1)).unbind(1)):
+            box = boxes[:, k].detach()
+            total = total + paste(one, box, size) / area(box).clamp_min(1e-6)[:, None, None]
+    return total
+
+
+# -- their features
+
+
+def side_by_side(parts: Sequence[Tensor], length: float) -> Tensor:
+    """Features of P parts [B, d] each, brought to the same length and divided by P -> [B, P d].
+
+    What a linear layer makes of it is the mean of what it would say of each part alone (`alone`).
+    """
+    return torch.cat([l2_normalise(part) for part in parts], 1) * (length / len(parts))
+
+
+def alone(z: Tensor, part: int, parts: int) -> Tensor:
+    """z [B, P d] of `side_by_side` with zeros in place of all parts but one, which counts P times."""
+    width = z.shape[1] // parts
+    own = z[:, part * width : (part + 1) * width] * parts
+    return nn.functional.pad(own, (part * width, (parts - 1 - part) * width))
+
+
+def narrowed(width: int, most: int) -> nn.Module:
+    """[B, width] -> [B, most] by a linear layer, where the width is more than that."""
+    return nn.Linear(width, most, bias=False) if width > most else nn.Identity()
