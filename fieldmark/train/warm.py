@@ -14,6 +14,7 @@ from torch import nn
 
 from fieldmark.data.augment import Augment
 from fieldmark.data.loader import Loader, Photos
+from fieldmark.losses.combine import Criterion
 from fieldmark.methods.descriptor import OUTPUT, DescriptorGraph
 from fieldmark.runtime.engine import compile_graph
 from fieldmark.runtime.machine import cores
@@ -53,11 +54,12 @@ def descriptors_of_views(
 
 
 def warm_head(
-    head: nn.Module, z: list[np.ndarray], labels: np.ndarray, criterion: nn.Module, seed: int
+    head: nn.Module, z: list[np.ndarray], labels: np.ndarray, criterion: Criterion, seed: int
 ) -> None:
     """Train ``head`` [d -> C], in place; its last layer starts from zero.
 
-    z: descriptors [N, d] of the same photos, one array a view; labels: [N]; criterion: of the logits.
+    z: descriptors [N, d] of the same photos, one array a view; labels: [N]; criterion: its losses of
+    the logits count, those of the embedding wait for training.
     """
     torch.manual_seed(seed)
     last = head[-1] if isinstance(head, nn.Sequential) else head
@@ -73,7 +75,7 @@ def warm_head(
         for at in range(0, len(order) - batch + 1, batch):
             rows = order[at : at + batch]
             x = torch.from_numpy(np.stack([z[view[i]][i] for i in rows]).astype(np.float32))
-            loss = criterion(head(x), targets[rows])["loss"]
+            loss = criterion.of_logits(head(x), targets[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -75,3 +75,14 @@ def test_descriptors_of_views(some: SimpleNamespace) -> None:
         expected = np.stack([engine.run(one[None].contiguous().numpy(), [OUTPUT])[0][0] for one in images])
         np.testing.assert_allclose(z[view], expected, atol=2e-3)
     assert np.abs(z[0].astype(float) - z[1]).max() > 1e-3, "two views"
+
+
+def test_losses_of_the_embedding_wait() -> None:
+    """A sum with a loss of the embedding warms the head up as its losses of the logits alone would."""
+    chance = np.random.default_rng(0)
+    z, y = chance.normal(size=(12, 4)).astype(np.float16), np.arange(12) % 3
+    heads = []
+    for spec in ("focal", "focal+0.1*triplet+0.01*center"):
+        heads.append(nn.Linear(4, 3))
+        warm_head(heads[-1], [z], y, build(spec, classes=3, embedding=4), 0)
+    torch.testing.assert_close(heads[0].weight, heads[1].weight)
