@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from fieldmark.losses.combine import Criterion
 from fieldmark.methods import Card, base
-from fieldmark.methods.base import MOST_ENTRIES
+from fieldmark.methods.plain import Plain
 from fieldmark.methods.task import Batch
-from fieldmark.nn.backbone import Backbone, Features
-from fieldmark.nn.pooling import l2_normalise
+from fieldmark.nn.backbone import Backbone
 from fieldmark.runtime.errors import FieldmarkError
 
 CARD = Card(
@@ -54,50 +53,43 @@ def kept(classes: int, channels: int, device: torch.device) -> Tensor:
     return (order >= channels // 2).flatten().to(device)
 
 
-class MCLoss(base.Method):
-    """Two parts: the pooled embedding, and the mean of each channel of the classes; rows of unit length.
+class MCLoss(Plain):
+    """As `plain`, with channels of the classes beside it in training: xi a class, made of the last map by a 1x1
+    convolution, batch norm and ReLU. They are left out where photos are answered.
 
-    The last map is widened to xi channels a class by a 1x1 convolution, batch norm and ReLU. The paper takes the
-    backbone's own channels, whose number must then suit the classes. xi is smaller where they would be more
-    than `MOST_CHANNELS`; with one a class the channels cannot differ, and the diversity is always 1.
+    The paper takes the backbone's own channels, whose number must then suit the classes, and trains from scratch with
+    weights of 1.5 and 20. xi is smaller where all would be more than `MOST_CHANNELS`; with one a class the channels
+    cannot differ, and the diversity is always 1.
     """
 
     class Options(base.Options):
         channels: int = Field(3, ge=1, le=16, description="xi, channels a class")
         discriminality: float = Field(
-            1.5, ge=0, le=100, description="weight of the loss of each class's channels"
+            0.3, ge=0, le=100, description="weight of the loss of each class's channels"
         )
         diversity: float = Field(
-            20.0, ge=0, le=1000, description="weight of the loss of channels that look alike"
+            1.0, ge=0, le=1000, description="weight of the loss of channels that look alike"
         )
 
     def build(self, backbone: Backbone) -> None:
-        room = min(MOST_CHANNELS, MOST_ENTRIES - backbone.embedding)
-        self.channels = min(self.options.channels, room // self.task.classes)
+        self.channels = min(self.options.channels, MOST_CHANNELS // self.task.classes)
         if not self.channels:
             raise FieldmarkError(
-                f"mc_loss gives every class channels of its own: {room} classes at most, not {self.task.classes}; "
-                "pairwise_confusion takes any number"
+                f"mc_loss gives every class channels of its own: {MOST_CHANNELS} classes at most, not "
+                f"{self.task.classes}; pairwise_confusion takes any number"
             )
         wide = self.task.classes * self.channels
         self.widen = nn.Sequential(
             nn.Conv2d(backbone.width, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()
         )
 
-    def parts(self, features: Features) -> list[Tensor]:
-        return self.pooled(features, self.widen(features.last))
-
-    def pooled(self, features: Features, maps: Tensor) -> list[Tensor]:
-        """maps: [B, C xi, H, W] -> the parts [B, F] and [B, C xi]."""
-        return [l2_normalise(features.embedding), l2_normalise(maps.mean((2, 3)))]
-
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         features = self.backbone(batch.x)
-        maps = self.widen(features.last)
-        losses = self.judge(torch.cat(self.pooled(features, maps), 1), batch.targets, criterion)
+        losses = self.judge(torch.cat(self.parts(features), 1), batch.targets, criterion)
+        maps = self.widen(features.last).float()
         keep = kept(self.task.classes, self.channels, maps.device)
-        wide = maps.float()
-        own = criterion.of_logits(discriminality(wide, self.channels, keep), batch.targets)
-        alike = 1 - diversity(wide, self.channels)
-        losses["loss"] = losses["loss"] + self.options.discriminality * own + self.options.diversity * alike
+        own = criterion.of_logits(discriminality(maps, self.channels, keep), batch.targets)
+        alike = 1 - diversity(maps, self.channels)
+        added = self.options.discriminality * own + self.options.diversity * alike
+        losses["loss"] = losses["loss"] + added
         return {**losses, "discriminality": own.detach(), "alike": alike.detach()}

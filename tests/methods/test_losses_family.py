@@ -160,9 +160,8 @@ class TestAPINet(PlainForward):
         torch.testing.assert_close(result["loss"].detach(), alone + pairs + 2 * rank)
 
 
-class TestMCLoss(TrainedTests):
+class TestMCLoss(PlainForward):
     name = "mc_loss"
-    steps = 25
 
     def test_discriminality(self):
         maps, keep = numbers(2, 6, 3, 3).abs(), torch.tensor([True, True, False, False, True, True])
@@ -199,9 +198,12 @@ class TestMCLoss(TrainedTests):
         assert left == channels or len({tuple(row) for row in keep.tolist()}) > 1
 
     def test_the_sum(self):
-        method = self.make("test_resnet", 64)
+        self.settings = {"discriminality": 1.5, "diversity": 20.0}
+        method: Any = self.make("test_resnet", 64)
         result = step(method)
         with torch.no_grad():
+            maps = method.widen(method.backbone(images(8, 64)).last)
+            torch.testing.assert_close(result["alike"], 1 - diversity(maps, 3))
             torch.testing.assert_close(result["logits"], method(images(8, 64)))
             plain = cross_entropy(result["logits"], LABELS)
         total = plain + 1.5 * result["discriminality"] + 20 * result["alike"]
