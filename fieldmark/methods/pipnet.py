@@ -63,8 +63,9 @@ class PIPNet(Method):
 
     The two views of a photo differ in colour alone, as in the paper, so that places correspond: they are made here
     from the one that comes, which needs pixels. In training the scores o give log(1 + o^2), in answers o itself,
-    without presences below ``least``. Paper: channels of ConvNeXt without its last strides as prototypes; here a
-    normalised 1x1 convolution makes them of any backbone's.
+    without presences below ``least``. Before the backbone learns, classes do not matter for a while: alignment sets
+    in slowly, beside 5 times the second loss. Paper: channels of ConvNeXt without its last strides as prototypes;
+    here a normalised 1x1 convolution makes them of any backbone's.
     """
 
     class Options(base.Options):
@@ -74,7 +75,9 @@ class PIPNet(Method):
         align: float = Field(5.0, ge=0, description="weight: the same prototype at a place in both views")
         tanh: float = Field(2.0, ge=0, description="weight: every prototype somewhere in a batch")
         classify: float = Field(2.0, gt=0, description="weight of the classes' loss")
-        pretrain: float = Field(0.15, ge=0, le=0.9, description="share of the training before classes matter")
+        pretrain: float = Field(
+            0.3, ge=0, le=0.9, description="share of the steps of the new layers alone before classes matter"
+        )
         color: float = Field(0.3, ge=0, le=1, description="how much the two views differ in colour")
         least: float = Field(0.1, ge=0, le=1, description="presences below this count nothing in answers")
         shrink: float = Field(6e-5, ge=0, description="taken from every score's weight at each step")
@@ -118,9 +121,7 @@ class PIPNet(Method):
         logits = self.head(z).square().log1p()
         embedding = self.projection(z) if criterion.needs_embedding else None
         losses = criterion(logits, torch.cat([batch.targets] * 2), embedding)
-        if (
-            batch.progress < o.pretrain
-        ):  # as in the paper: alignment sets in slowly, 5 times diversity, no classes
+        if batch.progress < o.pretrain and not any(p.requires_grad for p in self.backbone.parameters()):
             total = batch.progress / o.pretrain * aligned + 5 * apart
         else:
             total = o.align * aligned + o.tanh * apart + o.classify * losses["loss"]
