@@ -105,7 +105,7 @@ def pictures(names: list[str] | None, work: Path) -> None:
     import numpy as np
 
     from fieldmark.data.boxes import boxes, shares
-    from fieldmark.evaluate.attention_picture import attention_picture
+    from fieldmark.explain.attention_picture import attention_picture
     from fieldmark.methods.base import Method
     from fieldmark.methods.restore import restore
     from fieldmark.runtime import image

@@ -175,7 +175,7 @@ def answer_ms(bundle: Bundle) -> float:
 
 def _marks(bundle: Bundle, catalog: Catalog) -> dict[str, Any]:
     """Where it looks, on photos whose mark is known."""
-    from fieldmark.evaluate.pointing import pointing
+    from fieldmark.explain.pointing import pointing
 
     if "mark_x" not in catalog.table.column_names:
         return {}

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fieldmark.evaluate import pointing as module
-from fieldmark.evaluate.pointing import covered, looked_at, pointing
+from fieldmark.explain import pointing as module
+from fieldmark.explain.pointing import covered, looked_at, pointing
 from fieldmark.methods.base import Method
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from fieldmark.evaluate.pointing import looked_at
+from fieldmark.explain.pointing import looked_at
 from fieldmark.methods.base import Method
 from fieldmark.runtime.preprocess import Preprocess
 
