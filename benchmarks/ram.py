@@ -38,10 +38,10 @@ SET = "digits in clutter"
 CANVAS, DIGIT, PIECE, PIECES, BATCH = 64, 24, 8, 4, 128
 #: Of the canvases' pixels.
 MEAN, SPREAD = 0.1, 0.25
-SETTINGS = {"glimpses": 6, "side": 12, "windows": 3, "hidden": 256, "encoder": "small", "spread": 0.15}
+SETTINGS = {"glimpses": 6, "side": 12, "windows": 3, "hidden": 256, "encoder": "small", "spread": 0.3}
 #: The side at which the whole is looked at, to place the first glimpse.
 COARSE = 32
-RATE = 1e-3
+RATE = 2e-3
 
 
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -56,9 +56,10 @@ class TreeRNN(base.Method):
         self.nodes = nn.ModuleList(nn.Linear(hidden, nodes) for nodes in self.tree.sizes)
 
     def add_head(self, classes: int, embedding: int, rank: int | None = None) -> None:
-        """The identity, and the projection."""
-        self.head = Unchanged(classes)
-        self.projection = nn.Linear(classes, embedding)
+        """The identity, and the projection. Classes that came later than the tree have rows of an ordinary head."""
+        width = self.tree.sizes[-1]
+        self.head = Unchanged(width) if classes == width else nn.Linear(width, classes)
+        self.projection = nn.Linear(width, embedding)
 
     def parts(self, features: Features) -> list[Tensor]:
         return [self.tree.along_paths([*self.levels(features.embedding)])[-1]]

@@ -90,6 +90,8 @@ class TestTreeRNN(TrainedTests):
         assert {"head.weight", "head.bias"} <= set(method.state_dict())
         z = torch.randn(3, CLASSES)
         assert torch.equal(method.head(z), z)
+        method.add_head(CLASSES + 1, 5)  # a class that was added later
+        assert method.head(z).shape == (3, CLASSES + 1)
 
     def test_no_tree(self):
         with pytest.raises(UsageError, match="tree_rnn needs a tree"):
