@@ -24,7 +24,8 @@ SIZES = (8, 4096)
 
 class Features(NamedTuple):
     """maps: one [B, C, H, W] a stage, fine to coarse; embedding: [B, F], what timm pools before its classifier;
-    final: [B, F', H, W], the map that it is pooled from, where there is one (else the last of ``maps``)."""
+    final: [B, F', H, W], the map that it is pooled from, where there is one; of transformers the tokens after the last
+    norm (else the last of ``maps``)."""
 
     maps: list[Tensor]
     embedding: Tensor
@@ -72,7 +73,10 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Features:
         """images: [B, 3, H, W], normalised as `preprocess` says."""
         final, maps = self.model.forward_intermediates(images, output_fmt="NCHW")
-        return Features(maps, self.model.forward_head(final, pre_logits=True), _as_map(final, maps[-1]))
+        prefix = getattr(self.model, "num_prefix_tokens", 0)
+        return Features(
+            maps, self.model.forward_head(final, pre_logits=True), _as_map(final, maps[-1], prefix)
+        )
 
     def preprocess(self, **changes: Any) -> Preprocess:
         """The specification this backbone was trained with, at this size; ``changes`` override its fields."""
@@ -87,8 +91,14 @@ class Backbone(nn.Module):
         return Preprocess(**{**fields, **{k: v for k, v in changes.items() if v is not None}})
 
 
-def _as_map(final: Tensor, like: Tensor) -> Tensor | None:
-    """What the network gives before it pools, as [B, C, H, W]; None for tokens."""
+def _as_map(final: Tensor, like: Tensor, prefix: int) -> Tensor | None:
+    """What the network gives before it pools, as [B, C, H, W] with the places of ``like``; None where it has others.
+
+    prefix: tokens that stand for no place (class token, registers).
+    """
+    height, width = like.shape[2:]
+    if final.ndim == 3 and final.shape[1] - prefix == height * width:
+        return final[:, prefix:].transpose(1, 2).unflatten(2, (height, width))
     if final.ndim == 4 and final.shape[2:] == like.shape[2:]:
         return final
     if final.ndim == 4 and final.shape[1:3] == like.shape[2:]:  # channels come last

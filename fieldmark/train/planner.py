@@ -82,6 +82,7 @@ class Planner:
         UsageError for what this backbone cannot do.
         """
         recipe, warm, quick = self.recipe, 0 if fresh else WARM_VIEWS, math.inf
+        network.method.begin(0)  # what does not learn takes no time
         self.size = self.gauge.size = self._size(network)
         self.sides = smaller(self.size) if recipe.progressive else []
         if recipe.progressive and network.method.backbone.fixed:

@@ -46,7 +46,9 @@ class TestEachFamily:
     def test_what_it_says_of_itself(self, name):
         backbone = Backbone(small(name))
         with torch.inference_mode():
-            maps, embedding = backbone(torch.rand(2, 3, backbone.size, backbone.size))
+            features = backbone(torch.rand(2, 3, backbone.size, backbone.size))
+        maps, embedding = features.maps, features.embedding
+        assert features.last.shape == (2, backbone.width, *maps[-1].shape[2:])
         assert [m.shape for m in maps] == [
             (2, channels, backbone.size // stride, backbone.size // stride)
             for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
