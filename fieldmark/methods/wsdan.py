@@ -29,7 +29,7 @@ CARD = Card(
     year=2019,
     idea="attention maps pool one feature a part, and say what is cropped and what is hidden in training",
     source="Hu, Qi, See Better Before Looking Closer, 2019",
-    equation="logits = W 100 f / |f| + b, f = signed root of [mean of A_m X] for each map A_m = relu(bn(conv(X)))",
+    equation="logits = W f / |f| + b, f = signed root of [mean of A_m X] for each map A_m = relu(bn(conv(X)))",
     needs=("pixels",),
     paper="CUB-200-2011 89.4% (Inception v3, 448 px, photo and crop)",
     when="where marks lie on parts of a thing that fills little of the photo, and no boxes are known",
@@ -48,14 +48,16 @@ class Options(base.Options):
     """Settings of WS-DAN."""
 
     maps: int = Field(32, ge=1, le=1024, description="attention maps, each for a part of the thing")
-    scale: float = Field(100.0, gt=0, description="length of the descriptor: how sharp answers can be")
+    scale: float = Field(1.0, gt=0, description="length of the descriptor (the paper, with SGD: 100)")
     center: float = Field(1.0, ge=0, description="weight of the loss that keeps a class's parts together")
 
 
 class WSDAN(Method):
     """z = scale f, f [B, M C'] the unit-length `part_features` of the last map under M attention maps.
 
-    Where M C would be more than `MOST_ENTRIES`, a learned orthonormal 1x1 reduction leaves C' channels.
+    Where M C would be more than `MOST_ENTRIES`, a learned 1x1 reduction, orthonormal at first, leaves C' channels.
+    The paper's length of 100 makes the small steps of SGD larger. Those of Adam do not depend on the gradient's size:
+    with this length each moves the logits a hundred times as far, and the head does not settle.
     """
 
     Options = Options
