@@ -104,7 +104,7 @@ def test_networks_of_fixed_size_at_others(name, size):
     backbone = Backbone(small(name), size)
     assert backbone.size == size == backbone.preprocess().size
     with torch.inference_mode():
-        maps, _ = backbone(torch.rand(1, 3, size, size))
+        maps = backbone(torch.rand(1, 3, size, size)).maps
     assert maps[-1].shape[-1] == size // backbone.strides[-1]
 
 
