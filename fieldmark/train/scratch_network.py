@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fieldmark.losses.combine import Criterion, build
+from fieldmark.losses.combine import Criterion
 from fieldmark.methods.cnn import Options, TextbookCNN
 from fieldmark.train.imbalance import Imbalance
 from fieldmark.train.network import Training, forget_counts
 from fieldmark.train.recipe import Recipe
+from fieldmark.train.start import criterion
 
 #: Stages by the photos' side in pixels, at most; and for larger ones.
 STAGES = ((16, "2*32 2*64"), (32, "32 64"), (64, "32 64 128"))
@@ -55,15 +56,7 @@ def new_network(
     y: [n] class numbers of the photos that train it; size: of the photos, in pixels.
     """
     counts = np.bincount(y, minlength=classes)
-    weight, prior = uneven.weight(counts), uneven.log_prior(counts)
     torch.manual_seed(seed)  # losses may begin with random weights
-    criterion = build(
-        recipe.loss,
-        classes=classes,
-        embedding=options.hidden,
-        weight=None if weight is None else torch.from_numpy(weight),
-        label_smoothing=recipe.label_smoothing,
-        log_prior=None if prior is None else torch.from_numpy(prior),
-    )
+    loss = criterion(recipe, uneven, counts, options.hidden)
     model = TextbookCNN(options, classes, size, torch.Generator().manual_seed(seed))
-    return ScratchNetwork(model.to(memory_format=torch.channels_last), criterion)  # type: ignore[call-overload]
+    return ScratchNetwork(model.to(memory_format=torch.channels_last), loss)  # type: ignore[call-overload]
