@@ -37,8 +37,8 @@ class Options(base.Options):
 class LSTMParts(base.Method):
     """The descriptor is the mean [B, hidden] of the states, so the logits are the mean of those of all steps.
 
-    In training the loss is taken of every step's logits and averaged, so that each part must say something; it sees
-    the steps as photos of their own.
+    The first state comes from the mean of the map (Xu et al.). In training the loss is taken of every step's logits
+    and averaged, so that each part must say something; it sees the steps as photos of their own.
     """
 
     Options = Options
@@ -50,6 +50,7 @@ class LSTMParts(base.Method):
         self.of_map = nn.Linear(width, look)
         self.of_state = nn.Linear(hidden, look, bias=False)
         self.score = nn.Linear(look, 1, bias=False)
+        self.start = nn.Linear(width, 2 * hidden)
         self.cell = nn.LSTMCell(2 * width, hidden)
 
     def parts(self, features: Features) -> list[Tensor]:
@@ -60,7 +61,7 @@ class LSTMParts(base.Method):
         tokens = self.reduce(last).relu().flatten(2).transpose(1, 2)  # [B, P, width]
         own = self.part_maps(last).flatten(2).softmax(2)  # [B, M, P]
         pooled, keys = own @ tokens, self.of_map(tokens)
-        h = c = torch.zeros_like(pooled[:, 0, :1]).expand(-1, self.options.hidden)
+        h, c = self.start(tokens.mean(1)).tanh().chunk(2, 1)
         states, looks = [], []
         for step in range(self.options.parts):
             share = self.score((keys + self.of_state(h)[:, None]).tanh()).softmax(1)  # [B, P, 1]

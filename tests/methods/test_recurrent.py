@@ -110,7 +110,7 @@ class TestLSTMParts(TrainedTests):
             for photo in range(2):
                 x = last[photo].flatten(1).T  # [P, C]
                 tokens = (x @ method.reduce.weight.flatten(1).T + method.reduce.bias).relu()
-                h = c = torch.zeros(16)
+                h, c = method.start(tokens.mean(0)).tanh().chunk(2)
                 for step in range(3):
                     own = (x @ method.part_maps.weight[step, :, 0, 0]).softmax(0)
                     share = torch.stack(
