@@ -21,6 +21,8 @@ from fieldmark.runtime.machine import cores
 from fieldmark.runtime.stream import ordered_map
 
 EPOCHS, BATCH, LR, WEIGHT_DECAY = 12, 64, 1e-2, 0.01
+#: Few photos are seen in more epochs: so many steps, at least.
+STEPS = 100
 #: Views are drawn as if for these epochs, which training does not reach.
 FIRST_EPOCH = 1_000_000
 
@@ -67,9 +69,10 @@ def warm_head(
         nn.init.zeros_(parameter)
     optimizer = torch.optim.AdamW(head.parameters(), LR, weight_decay=WEIGHT_DECAY, fused=True)
     batch = min(BATCH, len(labels))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * (len(labels) // batch))
+    epochs = max(EPOCHS, -(-STEPS // (len(labels) // batch)))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (len(labels) // batch))
     targets, chance = torch.from_numpy(labels), np.random.default_rng(seed)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         order = chance.permutation(len(labels))
         view = chance.integers(0, len(z), len(labels))
         for at in range(0, len(order) - batch + 1, batch):

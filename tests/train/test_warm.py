@@ -51,6 +51,16 @@ def test_it_starts_from_zero_and_the_seed_decides() -> None:
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
+@pytest.mark.parametrize(("photos", "steps"), [(32, 100), (200, 34 * 3), (1500, 12 * 23)])
+def test_few_photos_are_seen_more_often(photos: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    z, y = clouds(photos)
+    criterion, taken = build("cross_entropy", classes=3, embedding=4), []
+    real = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *at: taken.append(1) or real(*at))
+    warm_head(nn.Linear(6, 3), [z], y, criterion, 0)
+    assert len(taken) == steps
+
+
 def test_fewer_photos_than_a_batch() -> None:
     z, y = clouds(5)
     head = nn.Linear(6, 3)
