@@ -55,7 +55,10 @@ class Learner(nn.Module):
         """A phase of `phases` begins, or a killed run goes on in it: say which parameters learn."""
 
     def prepare(self, phase: int, photos: Photos) -> None:
-        """Called once, at the start of a phase: for methods that must see the photos first."""
+        """Called once, at the start of a phase: for methods that must see the photos first.
+
+        What it changes must be a buffer or learn in this phase: checkpoints hold nothing else.
+        """
 
     def stepped(self) -> None:
         """Called after each optimiser step: a method may bring its weights back to what they must be."""

@@ -122,6 +122,7 @@ class Loop:
             self._restore(resumed)
         else:
             self.learner.prepare(self.phase.own, self._photos)
+            self.average = Average(self.module, self.plan.average)  # of what it is now
             self.module.train()
             self.network.freeze_statistics()
             self.best.start = copied(learned(self.module))

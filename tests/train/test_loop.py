@@ -369,3 +369,22 @@ def test_checkpoints_are_json_and_tensors(loop: Make, tmp_path: Path) -> None:
     state = json.loads((folder / "state.json").read_text())["state"]
     assert state["phase"] == 0 and state["total"] == 9 and len(state["best"]["rows"]) == 3
     assert state["progress"] == pytest.approx(1.0)
+
+
+def test_the_average_begins_with_what_was_prepared(loop: Make, tmp_path: Path) -> None:
+    """A method may change its weights when it has seen the photos: that is what the first look judges."""
+    one = loop(tmp_path, steps=1)
+    name = next(name for name, _ in one.module.named_parameters() if name.endswith("head.bias"))
+    seen: list[int] = []
+
+    def prepare(phase: int, photos: Any) -> None:
+        seen.extend(len(labels) for _, labels in photos())
+        with torch.no_grad():
+            one.module.get_parameter(name).add_(5.0)
+
+    one.learner.prepare = prepare
+    before = one.average.state[name].clone()
+    one.run()
+    assert sum(seen) == len(one.labels)
+    torch.testing.assert_close(one.best.start[name], before + 5, rtol=1e-3, atol=1e-3)
+    assert (one.average.state[name] - before - 5).abs().max() < 1

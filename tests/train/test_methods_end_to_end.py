@@ -15,7 +15,7 @@ from fieldmark.runtime.bundle import Bundle
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.image import load
 
-#: Pairs of one class; four steps a batch; two views a photo; parts that learn in turn; a class tree; boxes.
+#: Pairs of one class; four steps a batch; views that differ in colour; parts that learn in turn; a class tree; boxes.
 KINDS = ("metric", "pmg", "pipnet", "protopnet", "tree_rnn", "two_stage")
 FLAGS = {
     "backbone": "test_efficientnet",

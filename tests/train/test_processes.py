@@ -83,7 +83,7 @@ def test_two_processes_train_what_one_trains(photo_folder: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("method", ["pim", "wsdan", "pmg", "api_net", "pipnet"])
 def test_methods_train_in_two_processes(method: str, photo_folder: Path, tmp_path: Path) -> None:
-    """Selected places, crops and centres, four steps a batch, pairs, two views a photo."""
+    """Selected places, crops and centres, four steps a batch, pairs, views that differ in colour."""
     told = _train(photo_folder, tmp_path / "run", 2, "--method", method, "--no-floor", "--no-report")
     assert told["mode"] == "finetune" and told["epochs"] >= 2
     rows = list(csv.DictReader((tmp_path / "run/curve.csv").open()))
