@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Normal
+from torch.nn.functional import one_hot
 
 from fieldmark.losses.combine import Criterion
 from fieldmark.methods import Card, base
@@ -68,7 +69,8 @@ class RAM(base.Method):
     """The descriptor is the state [B, hidden] after the last glimpse.
 
     The first place is a soft arg-max over the backbone's last map. In training places are drawn around the network's
-    choice and the reward R is 1 where the answer is right; in answering the choice itself is taken, so the same photo
+    choice, and the reward R is the probability that is given to the right class: the mean of the paper's 1 (right) or 0
+    over answers drawn by their probability, and less noisy. In answering the choice itself is taken, so the same photo
     gives the same glimpses. What chooses places and expects rewards reads states and maps but does not change them.
     Without ``context`` the answer rests on the glimpses alone, and of the backbone only the stages that see them learn.
     """
@@ -138,11 +140,9 @@ class RAM(base.Method):
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         look = self.look(batch.x, draw=True)
         losses = self.judge(look.state, batch.targets, criterion)
-        answer = losses["logits"].detach().argmax(1)
-        if batch.targets.ndim == 1:
-            reward = (answer == batch.targets).float()
-        else:
-            reward = batch.targets.gather(1, answer[:, None])[:, 0].float()
+        chance = losses["logits"].detach().float().softmax(1)
+        shares = batch.targets if batch.targets.ndim == 2 else one_hot(batch.targets, chance.shape[1])
+        reward = (chance * shares).sum(1)
         policy, baseline = reinforce(look.log_probability.float(), reward, look.expected.float())
         losses["loss"] = losses["loss"] + POLICY * policy + baseline
         return {**losses, "policy": policy.detach(), "baseline": baseline.detach(), "reward": reward.mean()}
