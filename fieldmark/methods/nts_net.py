@@ -54,7 +54,9 @@ class Options(base.Options):
     zoom: float = Field(
         0.5, gt=0, le=1, description="side at which a part is looked at, as share of the photo's"
     )
-    scale: float = Field(10.0, gt=0, description="length of the features: how sharp answers can be")
+    scale: float = Field(
+        3.0, gt=0, description="length of the features: how far a step of Adam moves the logits"
+    )
 
     @model_validator(mode="after")
     def _enough(self) -> Options:

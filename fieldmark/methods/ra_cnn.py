@@ -52,7 +52,9 @@ class Options(base.Options):
 
     looks: int = Field(3, ge=2, le=4, description="scales: the photo and the zooms")
     hidden: int = Field(1024, ge=1, le=8192, description="width of the proposals' layer")
-    scale: float = Field(10.0, gt=0, description="length of the features: how sharp answers can be")
+    scale: float = Field(
+        3.0, gt=0, description="length of the features: how far a step of Adam moves the logits"
+    )
 
 
 class Looked(NamedTuple):

@@ -34,6 +34,7 @@ CARD = Card(
     source="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016",
     equation="box around the largest part of {M > mean M}, M = sum_k w_ck X_k; logits = W [f(photo), f(crop)] + b",
     needs=("pixels",),
+    uses=("boxes",),
     when="where the thing is one and fills little of the photo, the more so where the data has boxes",
 )
 #: A map marks what is above its mean by this share of its largest value: a constant one marks nothing.
@@ -48,7 +49,9 @@ class Options(base.Options):
     )
     mask: bool = Field(False, description="remove what lies around the thing, too, by the map's mask")
     boxes: float = Field(1.0, ge=0, description="weight of the loss by which the data's boxes teach the map")
-    scale: float = Field(10.0, gt=0, description="length of the features: how sharp answers can be")
+    scale: float = Field(
+        3.0, gt=0, description="length of the features: how far a step of Adam moves the logits"
+    )
 
 
 class Looked(NamedTuple):

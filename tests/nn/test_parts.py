@@ -11,20 +11,25 @@ import torch
 from torchvision.ops import box_iou
 from torchvision.ops import nms as reference_nms
 
-from fieldmark.nn.crops import crop
+from fieldmark.nn.crops import crop, enlarged
 from fieldmark.nn.graph import export
 from fieldmark.nn.parts import (
     activation,
+    alone,
     anchors,
     area,
     boxcar,
     chosen,
+    crop_side,
     crops,
     evidence,
+    evident,
     inner,
+    narrowed,
     nms,
     overlap,
     paste,
+    side_by_side,
     windows,
 )
 
@@ -155,6 +160,46 @@ def test_evidence_by_hand():
     several = torch.einsum("bc,bkchw->bkhw", best, y.detach().unflatten(0, (2, 2))).clamp_min(0) / 4
     torch.testing.assert_close(two, several.flatten(0, 1))
     torch.testing.assert_close(three, activation(unused.detach()))
+
+
+def test_evidence_of_several_looks_as_one_map():
+    photo = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    closer = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    boxes = random_boxes(2, 3)
+
+    def logits() -> torch.Tensor:
+        return photo.mean((2, 3)) + closer.unflatten(0, (2, 3)).sum((1, 3, 4))
+
+    whole, own = evidence(logits(), [photo, closer])
+    expected = enlarged(whole, 8)
+    for row in range(2):
+        for k in range(3):
+            box = boxes[row, k][None]
+            expected[row] += paste(own[3 * row + k][None], box, 8)[0] / area(box)
+    torch.testing.assert_close(evident(logits(), [(photo, None), (closer, boxes)], 8), expected)
+
+
+@pytest.mark.parametrize(
+    "side, share, stride, expected",
+    [(448, 0.5, 32, 224), (320, 0.5, 32, 160), (75, 0.5, 32, 32), (64, 1, 32, 64), (20, 1, 32, 20)],
+)
+def test_sides_of_crops(side, share, stride, expected):
+    assert crop_side(side, share, stride) == expected
+
+
+def test_parts_side_by_side():
+    """A linear layer over them gives the mean of what it gives of each part alone."""
+    parts = [torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    z, head = side_by_side(parts, 10.0), torch.nn.Linear(15, 2)
+    several = torch.stack([head(alone(z, number, 3)) for number in range(3)])
+    torch.testing.assert_close(head(z), several.mean(0))
+    unit = parts[1] / parts[1].norm(dim=1, keepdim=True)
+    torch.testing.assert_close(several[1], unit @ head.weight[:, 5:10].T * 10 + head.bias)
+
+
+def test_wide_parts_are_narrowed():
+    assert narrowed(20, 8)(torch.ones(2, 20)).shape == (2, 8)
+    assert torch.equal(narrowed(8, 8)(torch.ones(2, 8)), torch.ones(2, 8))
 
 
 def test_they_export(tmp_path: Path):
