@@ -16,10 +16,12 @@ EPSILON = 1e-4
 def distances(x: Tensor, vectors: Tensor) -> Tensor:
     """Squared Euclidean distances: patches of [B, C, H, W] to vectors [P, C] -> [B, P, H, W].
 
-    |x|^2 - 2 x.p + |p|^2, as one 1x1 convolution, in single precision: in half of it the difference is noise.
+    |x|^2 - 2 x.p + |p|^2, as one 1x1 convolution, in single precision: in half of it the difference is noise. Both
+    are moved by the mean of the vectors first, so that large squares do not swallow small distances.
     """
     with torch.autocast(x.device.type, enabled=False):
-        x, vectors = x.float(), vectors.float()
+        middle = vectors.detach().float().mean(0)
+        x, vectors = x.float() - middle[:, None, None], vectors.float() - middle
         cross = nn.functional.conv2d(x, vectors[:, :, None, None])
         own = vectors.square().sum(1)[:, None, None]
         return (x.square().sum(1, keepdim=True) - 2 * cross + own).clamp_min(0)

@@ -113,8 +113,8 @@ def test_the_last_checkpoint_of_a_phase_ends_alike(loop: Make, tmp_path: Path) -
 
 def test_one_step_by_hand(loop: Make, some: SimpleNamespace, tmp_path: Path) -> None:
     """The loop's first step is a plain step of PyTorch on the views of the first batch."""
-    mine, hand = loop(tmp_path, steps=1, clip=0.5), loop(tmp_path / "other", steps=1)
-    mine.average.decay = 0.0  # the average is the weights
+    # Without decay the average is the weights.
+    mine, hand = loop(tmp_path, steps=1, clip=0.5, average=0.0), loop(tmp_path / "other", steps=1)
     mine.run()
     order = epoch_order(some.labels, 0, 3)[:8]
     (x,) = hand.feed.train.batches([(order, 0)])

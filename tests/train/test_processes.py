@@ -85,6 +85,6 @@ def test_two_processes_train_what_one_trains(photo_folder: Path, tmp_path: Path)
 def test_methods_train_in_two_processes(method: str, photo_folder: Path, tmp_path: Path) -> None:
     """Selected places, crops and centres, four steps a batch, pairs, views that differ in colour."""
     told = _train(photo_folder, tmp_path / "run", 2, "--method", method, "--no-floor", "--no-report")
-    assert told["mode"] == "finetune" and told["epochs"] >= 2
+    assert told["mode"] == "finetune" and told["epochs"] > 1.5  # pairs leave a short batch out
     rows = list(csv.DictReader((tmp_path / "run/curve.csv").open()))
     assert all(float(row["train_loss"]) == float(row["train_loss"]) for row in rows if row["train_loss"])
