@@ -73,6 +73,8 @@ def page(card: Card) -> str:
         lines += [f"**When to use it.** {_sentence(card.when)}", ""]
     if card.needs:
         lines += ["**What it needs.** " + "; ".join(_NEEDS[need] for need in card.needs) + ".", ""]
+    if card.uses:
+        lines += ["**What it makes use of.** " + "; ".join(_NEEDS[use] for use in card.uses) + ".", ""]
     picture = PICTURES / f"{card.name}.jpg"
     if picture.is_file():
         lines += [f"![What {card.name} looks at](../pictures/methods/{card.name}.jpg)", ""]
