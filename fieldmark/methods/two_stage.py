@@ -35,7 +35,6 @@ CARD = Card(
     equation="box around the largest part of {M > mean M}, M = sum_k w_ck X_k; logits = W [f(photo), f(crop)] + b",
     needs=("pixels",),
     uses=("boxes",),
-    uses=("boxes",),
     when="where the thing is one and fills little of the photo, the more so where the data has boxes",
 )
 #: A map marks what is above its mean by this share of its largest value: a constant one marks nothing.
