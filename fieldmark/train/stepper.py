@@ -97,7 +97,7 @@ class Stepper:
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
                     self.accelerator.backward(losses["loss"] * share)
-                if math.isfinite(sums["loss"]):
+                if self._everywhere(math.isfinite(sums["loss"])):
                     return sums
                 self._not_finite(rows, step)
                 return None
@@ -107,6 +107,13 @@ class Stepper:
                 if "memory" not in str(error):
                     raise
                 self._halve(error)
+
+    def _everywhere(self, good: bool) -> bool:
+        """Is it so in all processes? They share gradients, so one that is bad spoils the step for all."""
+        if self.accelerator.num_processes == 1:
+            return good
+        flag = torch.tensor(float(good), device=self.accelerator.device)
+        return float(self.accelerator.reduce(flag, "sum")) == self.accelerator.num_processes
 
     def _part(self, x: Tensor | None, photos: int, part: slice) -> Tensor | None:
         """All views [V B, ...] of some of a batch's photos."""
