@@ -1,12 +1,12 @@
 """Does hard attention find a digit in clutter? ``python benchmarks/ram.py``
 
 scikit-learn's digits, at three times their size (24 px), each anywhere on a canvas of 64 px among four pieces of
-others, placed anew for every step; 360 digits are kept for the test. `ram` sees six glimpses, each as windows of 12, 24
-and 48 px that are 12 pixels wide, through a small encoder of its own; features of random weights, which do not learn,
-of the canvas at 32 px say where the first one goes. The textbook CNN of as many weights sees the whole canvas, in as
-many steps over the same photos. ``on the digit`` is the share of the last glimpses whose middle lies on it (of places
-by chance 14%). The glimpses of some test photos are drawn into ``docs/pictures/ram.png`` (of a trial: into the work
-folder). About half an hour on two quiet cores.
+others, placed anew for every step; 360 digits are kept for the test. `ram` sees six glimpses, each as windows of
+12, 24 and 48 px that are 12 pixels wide, through a small encoder of its own; features of random weights, which do
+not learn, of the canvas at 32 px say where the first one goes. The textbook CNN of as many weights sees the whole
+canvas, in as many steps over the same photos. ``on the digit`` is the share of the last glimpses whose middle lies
+on it (of places by chance 14%). The glimpses of some test photos are drawn into ``docs/pictures/ram.png`` (of a
+trial: into the work folder). About half an hour on two quiet cores.
 """
 
 from __future__ import annotations
