@@ -51,7 +51,26 @@ def biggest(mask: np.ndarray) -> np.ndarray:
     return labels == 1 + np.flatnonzero(sizes == sizes.max())[-1] if count else mask
 
 
-class TestTwoStage(TrainedTests):
+class PickingTests(TrainedTests):
+    """Of methods that pick places: a step can be so long that others are picked."""
+
+    def test_a_step_lowers_the_loss(self, backbone):
+        """By what the gradient says, for a step so short that all picks stay."""
+        network = self.network(backbone)
+        x, y = self.batch(8)
+        before = self.total(network, x, y)
+        before.backward()
+        with torch.no_grad():
+            moved = [p for p in network.method.parameters() if p.grad is not None]
+            size = sum(float(p.grad.square().sum()) for p in moved if p.grad is not None)
+            for p in moved:
+                if p.grad is not None:
+                    p -= p.grad * 2e-5 * before / size
+            change = float(self.total(network, x, y) - before)
+        assert change == pytest.approx(-2e-5 * float(before.detach()), rel=0.3)
+
+
+class TestTwoStage(PickingTests):
     name = "two_stage"
     steps = 15
 
@@ -126,7 +145,7 @@ class TestTwoStage(TrainedTests):
         assert not two_stage.marks(torch.full((2, 5, 5), 0.7) + 1e-7 * torch.rand(2, 5, 5)).any()
 
 
-class TestNTSNet(TrainedTests):
+class TestNTSNet(PickingTests):
     name = "nts_net"
     steps = 12
 
@@ -325,7 +344,7 @@ def zooming() -> Any:
     return method
 
 
-class TestMMAL(TrainedTests):
+class TestMMAL(PickingTests):
     name = "mmal"
     steps = 20
 
