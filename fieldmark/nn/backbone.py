@@ -98,7 +98,7 @@ def _as_map(final: Tensor, like: Tensor, prefix: int) -> Tensor | None:
     """
     height, width = like.shape[2:]
     if final.ndim == 3 and final.shape[1] - prefix == height * width:
-        return final[:, prefix:].transpose(1, 2).unflatten(2, (height, width))
+        return final[:, prefix:].transpose(1, 2).reshape(final.shape[0], final.shape[2], height, width)
     if final.ndim == 4 and final.shape[2:] == like.shape[2:]:
         return final
     if final.ndim == 4 and final.shape[1:3] == like.shape[2:]:  # channels come last
