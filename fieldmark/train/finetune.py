@@ -1,12 +1,8 @@
-"""Fine-tuning: from the instant model to the best one that the time allows.
-
-Some photos are held out. The instant model of the others is the measure: what the plan's phases end with is
-taken unless it answers fewer of the held-out photos.
-"""
+"""Fine-tuning: from the instant model to the best one that the time allows, and cross-validation if it is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,33 +12,18 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from fieldmark import methods
-from fieldmark.data.loader import Photos
 from fieldmark.methods.descriptor import DescriptorGraph
-from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.errors import FieldmarkError, UsageError
-from fieldmark.train import imbalance, loggers, start
-from fieldmark.train.best import Score
-from fieldmark.train.checkpoint import Checkpoint
-from fieldmark.train.finish import finished
-from fieldmark.train.head import fit_head
+from fieldmark.runtime.errors import UsageError
+from fieldmark.train import loggers
+from fieldmark.train.cross_validation import cross_validate, first_share
 from fieldmark.train.held_out import hold_out
-from fieldmark.train.instant import Instant, Looked
-from fieldmark.train.loop import Loop, Outcome, Watch
-from fieldmark.train.material import Material, known_boxes
-from fieldmark.train.measure import as_it_was, compile_step
-from fieldmark.train.network import Network
-from fieldmark.train.phases import drop_maps, feed_of, go_on, keep_end, newest
-from fieldmark.train.plan import PLAN, Plan
-from fieldmark.train.planner import Planner
+from fieldmark.train.instant import Instant
+from fieldmark.train.loop import Watch
+from fieldmark.train.material import known_boxes
 from fieldmark.train.recipe import Recipe
-from fieldmark.train.telling import Teller
 from fieldmark.train.trained import Trained
-from fieldmark.train.warm import descriptors_of_views, warm_head
-
-Ranks = Mapping[str, Mapping[str, str | None]]
-#: Photos a second that a finished model is taken to look at, where all of them were in the cache.
-USUAL_RATE = 50.0
+from fieldmark.train.tuner import Finetune, Ranks
 
 
 def finetune(
@@ -58,8 +39,6 @@ def finetune(
 ) -> Trained:
     """Fine-tune on ``catalog`` (its train and val photos). graph: of one scale; folder: for what a killed run
     goes on from; started: ``time.time()`` when the process began; ranks: of `Finetune`."""
-    from fieldmark.train.cross_validation import cross_validate, first_share
-
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=_precision(recipe.amp),
@@ -81,229 +60,6 @@ def finetune(
     if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
         cross_validate(run, recipe, looked, trained)
     return trained
-
-
-class Finetune:
-    """One fine-tuning run.
-
-    folder: of its plan, checkpoints and kept maps; progress: as `Instant` has it; ranks: rank -> class -> its group,
-    finest first; boxes: path -> the thing's box, where known.
-    """
-
-    def __init__(
-        self,
-        instant: Instant,
-        recipe: Recipe,
-        folder: Path,
-        watch: Watch,
-        progress: Callable[..., None],
-        accelerator: Accelerator,
-        logger: loggers.Logger = loggers.NOTHING,
-        ranks: Ranks | None = None,
-        boxes: Mapping[str, np.ndarray] | None = None,
-    ):
-        self.ranks, self.boxes, self.card = ranks or {}, boxes, methods.card(instant.settings.method)
-        #: The method whose frozen descriptor it begins with; none where it has layers that know nothing yet.
-        self.frozen = methods.frozen(self.card.name)
-        if "labels" in self.card.needs and recipe.augment.mixes:
-            raise UsageError(f"{self.card.name} needs one class a photo: leave --mixup and --cutmix out")
-        self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
-        self.settings, self.report, self.tell = instant.settings, progress, Teller(progress, logger)
-        self.accelerator = accelerator
-        rate = instant.computed / instant.seconds["describe"] if instant.computed > 100 else USUAL_RATE
-        self.planner = Planner(
-            recipe,
-            self.settings.seed,
-            watch,
-            rate,
-            gpu=accelerator.device.type != "cpu",
-            workers=self.settings.workers,
-            world=accelerator.num_processes,
-            device=accelerator.device,
-            autocast=accelerator.autocast,
-        )
-        #: The step of the checkpoint that it went on from.
-        self.resumed_at: int | None = None
-
-    def fit(self, looked: Looked, held: np.ndarray) -> Trained:
-        """held: [N] bool, the photos that are kept out of the weights."""
-        if not held.any():
-            return self._instant(looked, "too few photos for any to judge fine-tuning")
-        material = Material.of(looked, held, self.boxes)
-        part, y_held = material.part, material.y_held
-        space, choice, _ = self.instant.select(part)
-        ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
-        measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
-        network, uneven = self._network(material)
-        if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
-            fresh = self.frozen is None
-            made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler, fresh)
-            if made is not None:
-                made.model_copy(update={"data": material.key}).write(self.folder)
-        self.accelerator.wait_for_everyone()
-        if not (self.folder / PLAN).exists():
-            return self._instant(looked, "the budget is too small for fine-tuning", measure)
-        plan = Plan.read(self.folder)
-        if plan.data != material.key:
-            raise FieldmarkError(
-                f"the run in {self.folder.parent} was begun with other photos, labels, backbone or size: "
-                "give those, or start again with --overwrite"
-            )
-        number, saved = newest(self.folder)
-        if self.recipe.budget is not None:
-            self.watch.deadline = self.planner.deadline(len(part.y), len(y_held))
-        for line in (plan.why, *plan.describe(), uneven.why):
-            self.tell("note", line)
-        try:
-            if saved is None:
-                self._warm_up(network, plan, part, material.train)
-            else:
-                self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
-                self.tell("note", f"resumed at step {saved.step}, by the plan that it was begun with")
-            floor = measure.accuracy if self.recipe.floor else 0.0
-            outcomes = self._phases(network, plan, number, saved, material, floor)
-        except KeyboardInterrupt:  # the loop catches its own
-            return self._instant(looked, "interrupted before the first step", measure)
-        reached = outcomes[-1].best.score
-        assert reached is not None
-        if self.recipe.floor and reached.accuracy < measure.accuracy:
-            why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%})"
-            trained = self._instant(looked, why, measure)
-        else:
-            method = network.finish()
-            method.tta = self.recipe.tta
-            name = self.settings.method
-            trained = finished(method, looked, held, name, self.settings, self.folder, self.report)
-            if not self.card.instant:
-                trained.network = {
-                    "task": method.task.to_dict(),
-                    "settings": method.options.model_dump(mode="json"),
-                    "tta": method.tta,
-                    "selects": method.selects,
-                }
-            trained.computed, trained.skipped = self.instant.computed, self.instant.skipped
-            trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
-            trained.warnings += self.instant.warnings
-        seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
-        trained.curve = [row for outcome in outcomes for row in outcome.best.rows]
-        trained.chosen |= {
-            "held_out": len(y_held),
-            "held_out_top1": reached.accuracy,
-            "held_out_top1_instant": measure.accuracy,
-            "held_out_nll": reached.nll,
-            "held_out_nll_instant": measure.nll,
-            "epochs": round(seen / len(part.y), 3),
-            "photos_per_second": round(seen / max(seconds, 1e-9), 2),
-            "stopped": outcomes[-1].stopped,
-            "resumed_at_step": self.resumed_at,
-            "plan": plan.model_dump(mode="json"),
-            "imbalance": uneven.why,
-        }
-        return trained
-
-    def _phases(
-        self,
-        network: Network,
-        plan: Plan,
-        number: int,
-        saved: Checkpoint | None,
-        material: Material,
-        floor: float,
-    ) -> list[Outcome]:
-        """Train phase after phase, from ``number`` on, where ``saved`` says how far it came. floor: of `Loop`."""
-        outcomes, deadline = go_on(self.folder, number, network), self.watch.deadline
-        for phase in range(number, len(plan.phases)):
-            if deadline is not None:
-                self.watch.deadline = deadline * plan.phases[phase].until
-            if self.accelerator.is_main_process:
-                drop_maps(self.folder, plan, phase)
-            feed = feed_of(
-                network,
-                plan,
-                phase,
-                material.train,
-                material.judges,
-                material.looked.graph.preprocess,
-                folder=self.folder,
-                workers=self.settings.workers,
-                accelerator=self.accelerator,
-                progress=lambda done, total: self.report("making maps", done, total),
-            )
-            folder = self.folder / f"phase-{phase + 1}"
-            self.tell.loop = loop = Loop(
-                network,
-                feed,
-                material.y,
-                material.y_held,
-                plan,
-                phase,
-                self.watch,
-                folder,
-                self.tell,
-                self.accelerator,
-                floor,
-            )
-            if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
-                self.tell("note", why)
-            outcomes.append(loop.run(saved))
-            saved = None
-            feed.close()
-            as_it_was(network.module)
-            network.module.cpu()
-            network.close()
-            if phase + 1 == len(plan.phases) or outcomes[-1].stopped == "interrupted":
-                break
-            if deadline is not None and loop.agreed(self.watch.spent >= deadline):
-                break
-            if self.accelerator.is_main_process:
-                keep_end(self.folder, phase, network, outcomes[-1])
-        return outcomes
-
-    def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
-        """A head to start with, from the descriptors of instant mode and of some augmented views."""
-        if self.frozen is None:  # its first phase trains all new layers
-            return
-        z = [part.z] if self.frozen == part.graph.method else []
-        if plan.warm_views:
-            size, what = plan.phases[0].size, "warming up the head"
-            graph = self.instant.graph(size, [size], self.frozen)
-            z.extend(
-                descriptors_of_views(
-                    graph,
-                    photos,
-                    plan.augment,
-                    plan.warm_views,
-                    seed=plan.seed,
-                    workers=self.settings.workers,
-                    progress=lambda done, total: self.report(what, done, total),
-                )
-            )
-        if z:
-            warm_head(network.method.head, z, part.y, network.criterion, plan.seed)
-
-    def _network(self, material: Material) -> tuple[Network, imbalance.Imbalance]:
-        """The network, whole, and how it answers to uneven classes."""
-        recipe, looked = self.recipe, material.looked
-        uneven = imbalance.named(recipe.imbalance, material.counts)
-        uneven = imbalance.with_pairs(uneven, recipe.loss, self.card.sampler)
-        network = start.network(
-            self.settings.method,
-            looked.graph,
-            Task.of(looked.classes, self.ranks),
-            recipe,
-            uneven,
-            material.counts,
-            seed=self.settings.seed,
-            depthwise=self.planner.gpu if recipe.depthwise is None else recipe.depthwise,
-        )
-        return network, uneven
-
-    def _instant(self, looked: Looked, why: str, measure: Score | None = None) -> Trained:
-        """The instant model of all photos. measure: of the one without the held-out photos."""
-        trained = self.instant.learn(looked)
-        right = "" if measure is None else f" ({measure.accuracy:.1%} of held-out photos)"
-        trained.warnings.append(f"{why}: this is the instant model{right}")
-        return trained
 
 
 def _precision(asked: str) -> str:

@@ -17,12 +17,12 @@ from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import checkpoint
 from fieldmark.train.best import Best, Score
 from fieldmark.train.feeds import CachedFeed
-from fieldmark.train.finetune import Finetune
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.loop import Outcome, Watch
 from fieldmark.train.phases import drop_maps, feed_of, go_on, keep_end, newest
 from fieldmark.train.plan import Plan
 from fieldmark.train.recipe import Recipe
+from fieldmark.train.tuner import Finetune
 
 Make = Callable[..., Any]
 
@@ -206,7 +206,7 @@ def test_growing_views_end_to_end(look: Make, tmp_path: Path) -> None:
 
 
 def test_each_phase_ends_in_time(look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fieldmark.train import finetune
+    from fieldmark.train import tuner
 
     seen, deadlines = look(12), []
 
@@ -223,10 +223,10 @@ def test_each_phase_ends_in_time(look: Make, tmp_path: Path, monkeypatch: pytest
             update={"phases": [made.phases[0].model_copy(update={"until": 0.25}), *made.phases[1:]]}
         )
 
-    real = finetune.Planner.plan
-    monkeypatch.setattr(finetune.Loop, "run", note)
-    monkeypatch.setattr(finetune.Planner, "deadline", lambda *_: 1e12)
-    monkeypatch.setattr(finetune.Planner, "plan", plan)
+    real = tuner.Planner.plan
+    monkeypatch.setattr(tuner.Loop, "run", note)
+    monkeypatch.setattr(tuner.Planner, "deadline", lambda *_: 1e12)
+    monkeypatch.setattr(tuner.Planner, "plan", plan)
     with pytest.raises(Killed):
         run(seen, tmp_path, lambda *_: None, budget=60.0, epochs=None)
     assert deadlines == [0.25e12, 1e12]
@@ -235,7 +235,7 @@ def test_each_phase_ends_in_time(look: Make, tmp_path: Path, monkeypatch: pytest
 def test_steps_are_compiled_phase_by_phase(
     look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fieldmark.train import finetune
+    from fieldmark.train import tuner
 
     told, tried = [], []
 
@@ -243,7 +243,7 @@ def test_steps_are_compiled_phase_by_phase(
         tried.append(tuple(x.shape[1:]))
         return "the steps are not compiled: no compiler"
 
-    monkeypatch.setattr(finetune, "compile_step", fails)
+    monkeypatch.setattr(tuner, "compile_step", fails)
     trained = run(look(12), tmp_path, lambda *at: told.append(at), compile="yes", epochs=2)
     assert len(tried) == 2 and tried[0] != tried[1], "maps, then whatever comes behind the lower cut"
     assert ("", 0, None, "the steps are not compiled: no compiler") in told

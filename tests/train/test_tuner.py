@@ -14,12 +14,12 @@ from accelerate import Accelerator
 
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.best import Score
-from fieldmark.train.finetune import Finetune
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.loop import Watch
 from fieldmark.train.material import Material
 from fieldmark.train.plan import PLAN, Plan
 from fieldmark.train.recipe import Recipe
+from fieldmark.train.tuner import Finetune
 
 Make = Callable[..., Any]
 
@@ -101,15 +101,15 @@ def test_never_worse_than_instant(look: Make, tmp_path: Path) -> None:
 def test_the_instant_model_is_the_measure(
     look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worse: bool
 ) -> None:
-    from fieldmark.train import finetune
+    from fieldmark.train import tuner
     from fieldmark.train.best import Best
     from fieldmark.train.loop import Outcome
 
     seen, made = look(12), []
     monkeypatch.setattr(Finetune, "_warm_up", lambda *_: None)
-    monkeypatch.setattr(finetune, "finished", lambda *_: made.append(1) or seen.instant.learn(seen.looked))
+    monkeypatch.setattr(tuner, "finished", lambda *_: made.append(1) or seen.instant.learn(seen.looked))
     measure = Score(0.5, 1.0)
-    monkeypatch.setattr(finetune.Score, "of", classmethod(lambda *_: measure))
+    monkeypatch.setattr(tuner.Score, "of", classmethod(lambda *_: measure))
     reached = Score(0.4, 0.1) if worse else Score(0.5, 3.0)
     best = Best(reached, rows=[{"step": 1}])
     monkeypatch.setattr(Finetune, "_phases", lambda *_: [Outcome(best, 84, 2.0, "done")])
