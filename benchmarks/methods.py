@@ -22,7 +22,6 @@ from typing import Any
 
 import common
 
-from fieldmark import methods
 from fieldmark.evaluate import bench
 from fieldmark.methods.measured import TABLE, Measured
 
@@ -49,20 +48,18 @@ def source(name: str, work: Path) -> Path:
     return folder
 
 
-def fitting(name: str, path: Path) -> list[str]:
-    """Methods that these photos and a convolutional backbone can serve."""
+def fitting(path: Path) -> list[str]:
+    """Methods that these photos can serve."""
     from fieldmark.runtime.catalog import Catalog
 
-    ranks = Catalog.read(path).ranks()
-    cards = [card for card in methods.cards() if card.backbone and "transformer" not in card.needs]
-    return [card.name for card in cards if ranks or "tree" not in card.needs]
+    return bench.fitting(Catalog.read(path))
 
 
 def measure(sets: list[str], names: list[str] | None, seeds: int, budget: str, work: Path) -> None:
     """All that is not there yet, set by set."""
     for name in sets:
         path = source(name, work)
-        known = fitting(name, path)
+        known = fitting(path)
         chosen = [one for one in names or known if one in known]
         cells = bench.cells(name, chosen, range(seeds), budget, "", "", "")
         print(f"{name}: {len(cells)} trainings of {budget}", file=sys.stderr, flush=True)
@@ -120,7 +117,7 @@ def pictures(names: list[str] | None, work: Path) -> None:
     assert found is not None
     marks = shares(found[rows], np.array([photo.size for photo in photos]))
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for name in names or fitting("look-alikes", path):
+    for name in names or fitting(path):
         target = PICTURES / f"{name}.jpg"
         if target.is_file():
             continue

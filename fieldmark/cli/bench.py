@@ -44,16 +44,10 @@ def bench(
 
     Every row is written as it comes; the same command goes on where it was stopped. Test photos are judged once.
     """
-    from fieldmark import methods
     from fieldmark.evaluate import bench as table
     from fieldmark.runtime.catalog import Catalog
 
-    ranks = Catalog.read(source).ranks()
-    names = method or [
-        card.name
-        for card in methods.cards()
-        if card.backbone and ("tree" not in card.needs or ranks) and "transformer" not in card.needs
-    ]
+    names = method or table.fitting(Catalog.read(source))
     set_name = name or Path(source).resolve().stem
     numbers = range(first_seed, first_seed + seeds)
     wanted = table.cells(set_name, names, numbers, budget, backbone, size, flags)

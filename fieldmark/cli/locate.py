@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,7 @@ def locate(
 
 def rows(located: Iterator[Located], masks: Path | None) -> Iterator[dict[str, Any]]:
     """Rows of ``COLUMNS``; masks are written on the way."""
-    for number, one in enumerate(located):
+    for one in located:
         boxes = [
             [*(round(v, 1) for v in (left, top, right - left, bottom - top)), round(thing.score, 4)]
             for thing in one.things
@@ -98,17 +99,18 @@ def rows(located: Iterator[Located], masks: Path | None) -> Iterator[dict[str, A
             "score": one.score,
             **dict(zip((*_BOX, "box_score"), first, strict=True)),
             "boxes": json.dumps(boxes),
-            "mask": _write(one, masks, number),
+            "mask": _write(one, masks),
             "error": one.error or None,
         }
 
 
-def _write(one: Located, masks: Path | None, number: int) -> str | None:
+def _write(one: Located, masks: Path | None) -> str | None:
     from PIL import Image
 
     if masks is None or one.mask is None:
         return None
     masks.mkdir(parents=True, exist_ok=True)
-    target = masks / f"{number:06d}-{Path(one.path).stem[:80]}.png"
+    name = hashlib.blake2b(one.path.encode(errors="surrogateescape"), digest_size=4).hexdigest()
+    target = masks / f"{Path(one.path).stem[:80]}-{name}.png"  # photos of two folders may have one name
     Image.fromarray(one.mask).save(target)
     return str(target)

@@ -164,7 +164,7 @@ def train(
         bool | None,
         typer.Option(
             "--tta/--no-tta",
-            help="Let the answer look again at a crop, with methods that can: better, twice the time.",
+            help="Let the answer look again at a crop, with methods that can; it then takes longer.",
             rich_help_panel="Fine-tuning",
         ),
     ] = None,

@@ -87,6 +87,12 @@ def cells(
     return [Cell(set, name, seed, budget, backbone, size, flags) for seed in seeds for name in wanted]
 
 
+def fitting(catalog: Catalog) -> list[str]:
+    """Methods that these photos and a convolutional backbone can serve."""
+    lacking = {"transformer", *(() if catalog.ranks() else ("tree",))}
+    return [card.name for card in methods.cards() if card.backbone and not lacking & set(card.needs)]
+
+
 def read(table: Path) -> list[dict[str, str]]:
     """The rows of a comparison; none where it was not begun."""
     if not table.is_file():
@@ -142,9 +148,12 @@ def measured(source: str, catalog: Catalog, cell: Cell, work: Path) -> dict[str,
         lines = done.stderr.strip().splitlines()
         return {"error": lines[-1] if lines else f"ended with status {done.returncode}"}
     told = json.loads(done.stdout.strip().splitlines()[-1])
+    if told["mode"] != "finetune":
+        return {"error": f"{cell.budget} is too little time for these photos: nothing was trained"}
+    if not told["n_test"]:
+        return {"error": "the photos have no test split to judge by"}
     details = json.loads((out / "run.json").read_text(encoding="utf-8"))["chosen"]
-    right = round((told["top1"] or 0) * (told["n_test"] or 0))
-    low, high = wilson(right, told["n_test"]) if told["n_test"] else (None, None)
+    low, high = wilson(round(told["top1"] * told["n_test"]), told["n_test"])
     row = {name: told.get(name) for name in ("top1", "n_test", "seconds", "epochs", "photos_per_second")}
     row |= {
         "low": low,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fieldmark.data.boxes import boxes, shares
 from fieldmark.methods.base import Method
 from fieldmark.methods.restore import restore
+from fieldmark.nn.crops import covered
 from fieldmark.runtime import image
 from fieldmark.runtime.bundle import Bundle
 from fieldmark.runtime.catalog import Catalog
@@ -52,7 +53,7 @@ def pointing(bundle: Bundle, catalog: Catalog, name: str = "mark") -> Pointing:
         pixels = torch.from_numpy(np.stack([preprocess(photo) for photo in photos]))
         within = shares(found[part], np.array([photo.size for photo in photos]))
         seen = looked_at(method, pixels)
-        marks = torch.stack([covered(torch.from_numpy(box), seen.shape[-1]) for box in within])
+        marks = covered(torch.from_numpy(within), *seen.shape[1:])
         hit += (seen * (marks > 0)).flatten(1).amax(1).eq(seen.flatten(1).amax(1)).tolist()
         inside += ((seen * marks).sum((1, 2)) / seen.sum((1, 2)).clamp_min(1e-12)).tolist()
         area += marks.mean((1, 2)).tolist()
@@ -63,14 +64,3 @@ def looked_at(method: Method, images: Tensor, side: int = 64) -> Tensor:
     """Attention for images [B, 3, S, S], smoothed to [B, side, side]."""
     seen = method.attention(images)[:, None].float()
     return nn.functional.interpolate(seen, size=(side, side), mode="bilinear", align_corners=False)[:, 0]
-
-
-def covered(box: Tensor, side: int) -> Tensor:
-    """How much of each cell of a grid [side, side] lies in a box (left, top, right, bottom as shares)."""
-    edges = torch.arange(side + 1, dtype=torch.float32) / side
-    left, top, right, bottom = box.tolist()
-
-    def along(low: float, high: float) -> Tensor:
-        return ((edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)).clamp_min(0)) * side
-
-    return along(top, bottom)[:, None] * along(left, right)[None]

@@ -21,7 +21,7 @@ from fieldmark.methods.base import MOST_ENTRIES, Method
 from fieldmark.methods.task import Batch
 from fieldmark.nn.backbone import Backbone, Features
 from fieldmark.nn.components import largest_component
-from fieldmark.nn.crops import boxes_above, crop, enlarged, whole
+from fieldmark.nn.crops import boxes_above, covered, crop, enlarged, whole
 from fieldmark.nn.parts import evident, narrowed, side_by_side
 from fieldmark.nn.pooling import l2_normalise
 
@@ -150,15 +150,3 @@ def apart(maps: Tensor, boxes: Tensor) -> Tensor:
     r = (one * two).sum((1, 2)) / both.clamp_min(1e-12).sqrt()
     usable = known & (two.abs().amax((1, 2)) > 1e-3)  # a box around the whole photo teaches nothing
     return ((1 - r) * usable).sum() / usable.sum().clamp_min(1)
-
-
-def covered(boxes: Tensor, rows: int, columns: int) -> Tensor:
-    """The share of each cell that lies in a box: [B, 4] -> [B, rows, columns]."""
-
-    def along(low: Tensor, high: Tensor, count: int) -> Tensor:
-        cell = torch.arange(count, device=boxes.device, dtype=boxes.dtype)
-        start, end = low[:, None] * count, high[:, None] * count
-        return (torch.minimum(end, cell + 1) - torch.maximum(start, cell)).clamp(0, 1)
-
-    left, top, right, bottom = boxes.unbind(1)
-    return along(top, bottom, rows)[:, :, None] * along(left, right, columns)[:, None, :]

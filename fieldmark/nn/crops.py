@@ -88,3 +88,15 @@ def kept(maps: Tensor, threshold: Tensor | float, size: int | tuple[int, int]) -
 def drop(images: Tensor, maps: Tensor, threshold: Tensor | float) -> Tensor:
     """Photos with zeros where their map is above the threshold: images [B, C, H, W], maps [B, h, w] -> images."""
     return images * kept(maps, threshold, (images.shape[2], images.shape[3])).to(images.dtype)
+
+
+def covered(boxes: Tensor, rows: int, columns: int) -> Tensor:
+    """The share of each cell that lies in a box: [B, 4] -> [B, rows, columns]."""
+
+    def along(low: Tensor, high: Tensor, count: int) -> Tensor:
+        cell = torch.arange(count, device=boxes.device, dtype=boxes.dtype)
+        start, end = low[:, None] * count, high[:, None] * count
+        return (torch.minimum(end, cell + 1) - torch.maximum(start, cell)).clamp(0, 1)
+
+    left, top, right, bottom = boxes.unbind(1)
+    return along(top, bottom, rows)[:, :, None] * along(left, right, columns)[:, None, :]

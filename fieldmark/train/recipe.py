@@ -137,7 +137,7 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
                 f"{card.name} has layers of its own, which instant mode cannot train: give a --budget or --epochs"
             )
         if own:
-            name = next(iter(own)).replace("_", "-")
+            name = {"settings": "set"}.get(name := next(iter(own)), name).replace("_", "-")
             raise UsageError(f"--{name} belongs to fine-tuning: give a --budget or --epochs, too")
         return Settings.of(given), None
     own |= {name: given[name] for name in (SHARED | COMMON) & given.keys()}

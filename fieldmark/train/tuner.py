@@ -61,7 +61,7 @@ class Finetune:
     ):
         self.ranks, self.boxes, self.card = ranks or {}, boxes, methods.card(instant.settings.method)
         #: The method whose frozen descriptor it begins with; none where it has layers that know nothing yet.
-        self.frozen = methods.frozen(self.card.name)
+        self.frozen = None if recipe.settings else methods.frozen(self.card.name)
         if "labels" in self.card.needs and recipe.augment.mixes:
             raise UsageError(f"{self.card.name} needs one class a photo: leave --mixup and --cutmix out")
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
@@ -131,7 +131,7 @@ class Finetune:
             method.tta = self.recipe.tta
             name = self.settings.method
             trained = finished(method, looked, held, name, self.settings, self.folder, self.report)
-            if not self.card.instant:
+            if not self.card.instant or self.recipe.settings:
                 trained.network = {
                     "task": method.task.to_dict(),
                     "settings": method.options.model_dump(mode="json"),

@@ -104,3 +104,22 @@ def test_real_trainings(photo_folder: Path, tmp_path: Path) -> None:
     rows = list(run(str(photo_folder), wanted, tmp_path / "t.csv", tmp_path, lambda *_: None))
     assert [one.get("error") for one in rows] == [None, None], json.dumps(rows)
     assert all(one["answer_ms"] > 0 and one["n_test"] > 0 for one in rows)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"mode": "instant", "n_test": 9, "top1": 0.9}, "too little time"),
+        ({"mode": "finetune", "n_test": 0, "top1": None}, "no test"),
+    ],
+)
+def test_no_model_takes_anothers_place(
+    told: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there was no time, `train` gives the instant model: that is not the method's."""
+    from types import SimpleNamespace
+
+    done = SimpleNamespace(returncode=0, stdout=json.dumps(told) + "\n", stderr="")
+    monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: done)
+    found = bench.measured("photos", None, Cell("s", "plain", 0, "9s", "", ""), tmp_path)  # type: ignore[arg-type]
+    assert list(found) == ["error"] and why in found["error"]

@@ -71,10 +71,10 @@ def test_photos_without_marks(photos: Catalog, bundle: Any) -> None:
 
 
 def test_cells_of_a_box() -> None:
-    cells = covered(torch.tensor([0.125, 0.25, 0.5, 0.75]), 4)
+    cells = covered(torch.tensor([[0.125, 0.25, 0.5, 0.75]]), 4, 4)[0]
     expected = [[0, 0, 0, 0], [0.5, 1, 0, 0], [0.5, 1, 0, 0], [0, 0, 0, 0]]
     torch.testing.assert_close(cells, torch.tensor(expected))
-    assert float(covered(torch.tensor([0.0, 0.0, 1.0, 1.0]), 8).mean()) == 1
+    assert float(covered(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 8, 8).mean()) == 1
 
 
 def test_attention_is_brought_to_one_size() -> None:

@@ -65,6 +65,20 @@ def test_a_class_is_added_to_any(table: Path, tmp_path: Path, photo_folder: Path
     assert "ring" in recognizer.classes
 
 
+def test_settings_of_a_method_that_could_be_frozen(table: Path, tmp_path: Path) -> None:
+    """Its network is then another one than the frozen graph's, and is read back as that."""
+    recognizer = Recognizer(method="bilinear", settings={"channels": "8"}, floor=False, report=False, **FLAGS)
+    recognizer.fit(table, out=tmp_path / "run")
+    network = restore(Bundle(tmp_path / "run/model"))
+    assert network.options.channels == 8 and sum(network.widths) == sum(
+        Bundle(tmp_path / "run/model").section.widths
+    )
+    with pytest.raises(UsageError, match="--set belongs to fine-tuning"):
+        Recognizer(method="bilinear", settings={"channels": "8"}, mode="instant").fit(
+            table, out=tmp_path / "b"
+        )
+
+
 def test_what_a_method_lacks_is_said(photo_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="layers of its own") as one:
         Recognizer(method="pmg", mode="instant").fit(photo_folder, out=tmp_path / "a")
