@@ -4,6 +4,7 @@ The comparison of `fieldmark bench methods` on our sets: the same EfficientNet-L
 for every method, test photos judged once, every choice made by held-out photos of train. First all methods are
 screened: one seed, 90 seconds, on photos whose marks are small (birds with parts, and rendered look-alikes at 448 px,
 whose marks are known). ``--final`` takes the eight best of those and plain: three seeds, 5 minutes, four sets.
+``--instant`` fits the heads of methods that a frozen backbone can serve: three seeds, four sets, half an hour.
 ``--pictures`` trains each once more on the look-alikes and draws where it looks.
 
 A row is written as it comes to results/methods.csv and is not measured again; remove it there to have it measured anew.
@@ -24,6 +25,7 @@ import common
 
 from fieldmark.evaluate import bench
 from fieldmark.methods.measured import TABLE, Measured
+from fieldmark.train.recipe import INSTANT
 
 ROWS = common.HERE / "results" / "methods.csv"
 PICTURES = common.ROOT / "docs" / "pictures" / "methods"
@@ -48,18 +50,19 @@ def source(name: str, work: Path) -> Path:
     return folder
 
 
-def fitting(path: Path) -> list[str]:
-    """Methods that these photos can serve."""
+def fitting(path: Path, budget: str = "") -> list[str]:
+    """Methods that these photos and the budget can serve."""
     from fieldmark.runtime.catalog import Catalog
+    from fieldmark.train.choose import fitting as fit
 
-    return bench.fitting(Catalog.read(path))
+    return fit(Catalog.read(path), budget == INSTANT)
 
 
 def measure(sets: list[str], names: list[str] | None, seeds: int, budget: str, work: Path) -> None:
     """All that is not there yet, set by set."""
     for name in sets:
         path = source(name, work)
-        known = fitting(path)
+        known = fitting(path, budget)
         chosen = [one for one in names or known if one in known]
         cells = bench.cells(name, chosen, range(seeds), budget, "", "", "")
         print(f"{name}: {len(cells)} trainings of {budget}", file=sys.stderr, flush=True)
@@ -147,7 +150,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--methods", nargs="+", metavar="METHOD")
     parser.add_argument("--sets", nargs="+", metavar="SET")
-    for flag in ("final", "tables", "pictures"):
+    for flag in ("instant", "final", "tables", "pictures"):
         parser.add_argument(f"--{flag}", action="store_true")
     chosen = parser.parse_args()
     work: Path = chosen.work or Path(tempfile.gettempdir()) / "fieldmark-benchmarks"
@@ -156,6 +159,8 @@ def main() -> None:
         tables()
     elif chosen.pictures:
         pictures(chosen.methods, work)
+    elif chosen.instant:
+        measure(chosen.sets or [*FINAL], chosen.methods, SEEDS, INSTANT, work)
     elif chosen.final:
         measure(chosen.sets or [*FINAL], chosen.methods or best(), SEEDS, FINALLY, work)
     else:

@@ -15,7 +15,7 @@ class Measured(NamedTuple):
 
     top1, spread: mean and standard deviation over ``n`` seeds; delta: points to plain, trained alike; training,
     answer: times the time of plain, for a photo learned and for one answered; mark_hit: share of photos where its
-    strongest place lies on the mark. None where it was not measured.
+    strongest place lies on the mark; n_train, classes: of the set. None where it was not measured.
     """
 
     method: str
@@ -28,6 +28,8 @@ class Measured(NamedTuple):
     training: float | None
     answer: float | None
     mark_hit: float | None
+    n_train: int | None
+    classes: int | None
 
 
 @cache
@@ -45,5 +47,6 @@ def of(method: str) -> list[Measured]:
 
 
 def _row(row: dict[str, str]) -> Measured:
-    numbers = {name: float(row[name]) if row.get(name) else None for name in Measured._fields[4:]}
-    return Measured(row["method"], row["set"], row["budget"], int(row["n"]) if row["n"] else None, **numbers)
+    whole = {name: int(row[name]) if row.get(name) else None for name in ("n", "n_train", "classes")}
+    rest = {name: float(row[name]) if row.get(name) else None for name in Measured._fields[4:-2]}
+    return Measured(row["method"], row["set"], row["budget"], **whole, **rest)  # type: ignore[arg-type]
