@@ -9,6 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import comparison
+
 from fieldmark import methods
 from fieldmark.methods import Card
 from fieldmark.methods.measured import Measured, measured, of
@@ -24,7 +28,8 @@ _FRONT = """# Methods
 `CONTRIBUTING.md` shows how to add one.
 
 Points are those of top-1 above `plain` with the same backbone, photos, seeds and time (methods that crop or shuffle
-photos: above `plain` trained from new views, as they must be). An empty cell was not measured.
+photos: above `plain` trained from new views, as they must be), in the longest time that was measured; an empty cell was
+not. [Methods, measured](comparison.md) has all of it. `--method auto` picks what it supports for your photos.
 """
 _NEEDS = {
     "pixels": "the photos themselves: no stage can be kept as maps, so an epoch takes longer",
@@ -142,7 +147,7 @@ def _sentence(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """All pages, by their place."""
-    return {FOLDER / "index.md": index()} | {
+    return {FOLDER / "index.md": index(), FOLDER / "comparison.md": comparison.text()} | {
         FOLDER / f"{card.name}.md": page(card) for card in methods.cards()
     }
 

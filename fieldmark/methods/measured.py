@@ -11,11 +11,11 @@ TABLE = Path(__file__).with_name("measured.csv")
 
 
 class Measured(NamedTuple):
-    """A method on a set of photos, each training within ``budget``.
+    """A method on a set of photos, each training within ``budget``; None where it was not measured.
 
     top1, spread: mean and standard deviation over ``n`` seeds; delta: points to plain, trained alike; training,
     answer: times the time of plain, for a photo learned and for one answered; mark_hit: share of photos where its
-    strongest place lies on the mark; n_train, classes: of the set. None where it was not measured.
+    strongest place lies on the mark; per_minute: top-1 over the minutes of training; n_train, classes: of the set.
     """
 
     method: str
@@ -28,6 +28,7 @@ class Measured(NamedTuple):
     training: float | None
     answer: float | None
     mark_hit: float | None
+    per_minute: float | None
     n_train: int | None
     classes: int | None
 

@@ -17,7 +17,7 @@ NAMES = ["plain", "wsdan", "pmg", "isqrt_cov"]
 
 
 def row(method: str, points: float, *, photos: int = 400, classes: int = 10, budget: str = "5m") -> Measured:
-    return Measured(method, "s", budget, 3, 0.9, 0.01, points, 1.0, 1.0, None, photos, classes)
+    return Measured(method, "s", budget, 3, 0.9, 0.01, points, 1.0, 1.0, None, 0.2, photos, classes)
 
 
 def test_the_best_where_the_set_is_alike() -> None:
