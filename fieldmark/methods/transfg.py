@@ -38,8 +38,9 @@ def contrast(z: Tensor, labels: Tensor, margin: float) -> Tensor:
 
     z: [B, D]; labels: [B] class numbers (TransFG, contrastive feature learning). No photos give 0.
     """
-    z = torch.nn.functional.normalize(z.float(), dim=1)
-    cosine, same = z @ z.T, labels[:, None] == labels
+    with torch.autocast(z.device.type, enabled=False):  # in half precision z is not quite like itself
+        z = torch.nn.functional.normalize(z.float(), dim=1)
+        cosine, same = z @ z.T, labels[:, None] == labels
     return torch.where(same, 1 - cosine, (cosine - margin).clamp_min(0)).sum() / max(1, len(z)) ** 2
 
 
