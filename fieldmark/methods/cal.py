@@ -37,10 +37,6 @@ class CAL(WSDAN):
         targets = torch.cat([batch.targets] * 3)
         losses = self.judge(z, targets, criterion)
         chance = torch.cat([self.pooled(x, 2 * torch.rand_like(maps)) for x, maps in seen], 1)
-        effect = criterion(
-            losses["logits"] - self.head(chance),
-            targets,
-            self.projection(z) if criterion.needs_embedding else None,
-        )["loss"]
+        effect = criterion.of_logits(losses["logits"] - self.head(chance), targets)
         losses = {**losses, "loss": losses["loss"] + effect, "effect": effect.detach()}
         return self.with_center(losses, z, batch)

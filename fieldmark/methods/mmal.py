@@ -118,8 +118,8 @@ class MMAL(Method):
         side = crop_side(batch.x.shape[-1], self.zoom, self.backbone.strides[-1])
         parts = self.read(self.backbone(crops(looked.closer_photo, boxes, side)))
         losses = self.judge(looked.thing, batch.targets, criterion)
-        raw = self.judge(looked.photo, batch.targets, criterion)["loss"]
-        many = self.judge(parts, batch.targets.repeat_interleave(sum(KEPT), 0), criterion)["loss"]
+        raw = criterion.of_logits(self.head(looked.photo), batch.targets)
+        many = criterion.of_logits(self.head(parts), batch.targets.repeat_interleave(sum(KEPT), 0))
         return {
             **losses,
             "loss": losses["loss"] + raw + many,

@@ -133,16 +133,13 @@ class NTSNet(Method):
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         """The criterion of photo and parts together, of the photo, and of all proposals; and `ranking`."""
         looked, count = self.look(batch.x, self.options.proposals), self.options.proposals
-        z = self.together(looked)
-        losses = self.judge(z, batch.targets, criterion)
-        embedding = self.projection(z) if criterion.needs_embedding else None
+        losses = self.judge(self.together(looked), batch.targets, criterion)
         photo, parts = (
             self.options.scale * l2_normalise(x) for x in (looked.photo, looked.parts.flatten(0, 1))
         )
-        raw = criterion(self.raw(photo), batch.targets, embedding)["loss"]
+        raw = criterion.of_logits(self.raw(photo), batch.targets)
         logits, targets = self.teacher(parts), batch.targets.repeat_interleave(count, 0)
-        many = None if embedding is None else embedding.repeat_interleave(count, 0)
-        taught = criterion(logits, targets, many)["loss"]
+        taught = criterion.of_logits(logits, targets)
         unsure = cross_entropy(logits.detach().float(), targets, reduction="none").view(-1, count)
         rank = ranking(looked.scores, unsure)
         return {

@@ -111,8 +111,7 @@ class PIM(Method):
     def losses(self, looked: Looked, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         """The sum of the card's equation, and its terms."""
         losses = self.judge(looked.combined, batch.targets, criterion)
-        embedding = self.projection(looked.combined).detach() if criterion.needs_embedding else None
-        levels = [criterion(one.mean(1), batch.targets, embedding)["loss"] for one in looked.logits]
+        levels = [criterion.of_logits(one.mean(1), batch.targets) for one in looked.logits]
         hushed = [suppression(*one) for one in zip(looked.logits, looked.picked, strict=True)]
         level, hush = torch.stack(levels).sum(), torch.stack(hushed).sum()
         total = losses["loss"] + self.options.level_weight * level + self.options.suppress * hush

@@ -75,11 +75,9 @@ class ProtoPNet(Method):
             self.head.bias.zero_()
 
     def _own(self) -> Tensor:
-        """[C, P]: is it a prototype of this class?"""
-        return (
-            torch.arange(self.task.classes, device=self.prototypes.owner.device)[:, None]
-            == self.prototypes.owner
-        )
+        """[C, P]: is it a prototype of this class? A class that came later has none."""
+        classes = torch.arange(len(self.head.weight), device=self.prototypes.owner.device)  # type: ignore[arg-type]
+        return classes[:, None] == self.prototypes.owner
 
     def distances(self, features: Features) -> Tensor:
         """[B, P, h, w]."""

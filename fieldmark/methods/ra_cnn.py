@@ -143,8 +143,8 @@ class RACNN(Method):
         z = side_by_side(self.look(batch.x).parts, self.options.scale)
         losses, each = self.judge(z, batch.targets, criterion), {}
         for number in range(self.options.looks):
-            own = self.judge(alone(z, number, self.options.looks), batch.targets, criterion)
-            each[f"scale_{number + 1}"] = own["loss"]
+            own = self.head(alone(z, number, self.options.looks))
+            each[f"scale_{number + 1}"] = criterion.of_logits(own, batch.targets)
         total = torch.stack([losses["loss"], *each.values()]).sum()
         return {**losses, "loss": total, **{name: value.detach() for name, value in each.items()}}
 

@@ -122,8 +122,7 @@ class TwoStage(Method):
         """The criterion of both stages; where boxes are known, 1 - correlation of the map with the box."""
         looked = self.look(batch.x, batch.labels, batch.boxes)
         losses = self.judge(looked.z, batch.targets, criterion)
-        embedding = self.projection(looked.z) if criterion.needs_embedding else None
-        first = criterion(looked.first, batch.targets, embedding)["loss"]
+        first = criterion.of_logits(looked.first, batch.targets)
         losses = {**losses, "loss": losses["loss"] + first, "stage_1": first.detach()}
         if batch.boxes is not None:
             taught = apart(looked.map, batch.boxes)
