@@ -26,14 +26,14 @@ CARD = Card(
     paper="CUB-200-2011 93.1% (Swin-L of ImageNet-21k, 384 px)",
     when="as PIM, where the background misleads",
 )
-#: The temperature is halved so many times, at even steps of the training.
-HALVINGS = 8
+#: So many temperatures follow each other, each half of the one before.
+STEPS = 8
 
 
 def temperature(first: float, progress: float) -> float:
-    """first 0.5^floor(8 p), p the share of the training that is done: 64, 32, ..., 0.5 (in the paper every 10 of 80
+    """first 0.5^floor(8 p), p the share of the phase that is done: 64, 32, ..., 0.5 (in the paper every 10 of 80
     epochs)."""
-    return first * 0.5 ** min(HALVINGS - 1, int(HALVINGS * progress))
+    return first * 0.5 ** min(STEPS - 1, int(STEPS * progress))
 
 
 def refinement(first: Tensor, second: Tensor, t: float) -> Tensor:
