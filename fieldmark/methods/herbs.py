@@ -19,7 +19,8 @@ CARD = Card(
     family="transformers",
     title="HERBS",
     year=2023,
-    idea="high-temperature refinement: broad classes first, fine ones later; what is not selected is background",
+    idea="PIM with two pyramid paths: the second teaches the first at a falling temperature, from broad classes to "
+    "fine ones; what is not selected is background",
     source="Chou et al., Fine-grained Visual Classification with High-temperature Refinement and Background "
     "Suppression, 2023",
     equation="CE(combined) + 0.3 sum CE(level) + 5 sum mean (tanh(l_left out) + 1)^2 + 1.375 sum KL at temperature T",

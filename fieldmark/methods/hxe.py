@@ -20,11 +20,12 @@ CARD = Card(
     family="hierarchical",
     title="Hierarchical cross-entropy",
     year=2020,
-    idea="the loss follows the class tree, so that mistakes stay near the truth",
+    idea="a mistake costs less the nearer its class lies to the true one in the class tree",
     source="Bertinetto et al., Making Better Mistakes, CVPR 2020",
-    equation="loss = -sum_l lambda_l log p(C_l | C_(l+1)), lambda = exp(-alpha distance from the root)",
+    equation="loss = -sum_l lambda_l log p(C_l | C_(l+1)), C_(l+1) the parent of C_l, lambda = exp(-alpha distance "
+    "from the root)",
     needs=("tree",),
-    when="if a near miss is better than a far one: it trades a little accuracy for nearer mistakes",
+    when="where a mistake within the genus is better than one across families: it trades a little accuracy for that",
 )
 
 

@@ -20,12 +20,13 @@ CARD = Card(
     family="losses",
     title="Metric learning",
     year=2017,
-    idea="a triplet or contrastive loss on the descriptor, beside cross-entropy",
+    idea="photos of a class are drawn together and those of others pushed apart, by a triplet or contrastive loss "
+    "beside cross-entropy",
     source="Hermans et al., In Defense of the Triplet Loss, 2017; Hadsell et al., CVPR 2006 (contrastive)",
     equation="loss = CE + w mean_i max(0, m + max_own |z_i - z_j| - min_other |z_i - z_k|)",
     needs=("labels",),
     sampler="paired",
-    when="if similar photos are searched for, or classes are added later: distances then mean what classes mean",
+    when="to search for similar photos, or to add classes later: near then means of one class",
 )
 
 

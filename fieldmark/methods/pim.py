@@ -28,11 +28,12 @@ CARD = Card(
     family="transformers",
     title="Plug-in module (PIM)",
     year=2022,
-    idea="each position of a pyramid says a class; the most certain ones are joined by a graph, the rest is hushed",
+    idea="every position of a feature pyramid is classified; a graph joins the most certain ones, and the others learn "
+    "to say nothing",
     source="Chou et al., A Novel Plug-in Module for Fine-Grained Visual Classification, 2022",
     equation="CE(combined) + 0.5 sum_i CE(mean of level i) + 5 sum_i mean (tanh(l_left out) + 1)^2",
     paper="CUB-200-2011 92.8% (Swin-L of ImageNet-21k, 384 px)",
-    when="with a transformer and time for many epochs; several marks at different scales",
+    when="where several marks of different sizes decide, with a transformer and time for many epochs",
 )
 
 
@@ -51,7 +52,8 @@ class PIM(Method):
     """One part: what the graph makes of the selected tokens of all levels [B, width].
 
     Paper: four levels, width 1536, 32, 128, 512, 2048 tokens from coarse to fine at 384 px, SGD 5e-4, 50 epochs; a
-    token's classifier has a hidden layer there. Never more than half of a level's tokens are selected here.
+    token's classifier has a hidden layer there. The defaults are smaller, for machines without a GPU. Never more than
+    half of a level's tokens are selected here, so that there is a background to hush.
     """
 
     selects = True

@@ -18,7 +18,9 @@ CARD = Card(
     source="Razavian et al., CNN Features off-the-shelf, CVPR Workshops 2014",
     equation="logits = W f / |f| + b, f the mean of the last map over its positions",
     instant=True,
-    when="as the yardstick: every other method is measured against it",
+    paper="CUB-200-2011 88.45% (ResNet-50 of ImageNet-21k, 448 px) and 91.87% (Swin-L of ImageNet-21k, 384 px), both "
+    "as trained by mmpretrain",
+    when="first, and as the yardstick: every other method is measured against it",
 )
 
 
