@@ -66,11 +66,11 @@ class APINet(Plain):
 
     class Options(base.Options):
         hidden: int = Field(512, ge=8, le=4096, description="width between the two layers of the interaction")
-        dropout: float = Field(0.5, ge=0, lt=1, description="share left out between them")
+        dropout: float = Field(0.5, ge=0, lt=1, description="share of that width left out in training")
         margin: float = Field(
-            0.05, ge=0, le=1, description="by which the own gate must show the class better"
+            0.05, ge=0, le=1, description="how much more probable the class must be by the own gate"
         )
-        weight: float = Field(1.0, ge=0, le=100, description="of the ranking loss")
+        weight: float = Field(1.0, ge=0, le=100, description="weight of the ranking loss")
 
     def build(self, backbone: Backbone) -> None:
         width, hidden = backbone.embedding, self.options.hidden

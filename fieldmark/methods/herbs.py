@@ -53,7 +53,7 @@ class HERBS(PIM):
     """
 
     class Options(PIM.Options):
-        growth: int = Field(2, ge=1, le=8, description="so many times as many from the next finer level")
+        growth: int = Field(2, ge=1, le=8, description="how many times as many from each next finer level")
         level_weight: float = Field(0.3, ge=0, description="weight of the levels' own answers in the loss")
         refine: float = Field(1.375, ge=0, description="weight of the refinement at high temperature")
         temperature: float = Field(

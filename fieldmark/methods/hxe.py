@@ -65,8 +65,10 @@ class HXE(Plain):
 
     class Options(base.Options):
         form: Literal["hxe", "soft_labels"] = Field("hxe", description="hxe, or soft_labels")
-        alpha: float = Field(0.1, ge=0, le=5, description="of hxe: more: coarse ranks count more")
-        beta: float = Field(10.0, gt=0, le=100, description="of soft_labels: less: near classes share more")
+        alpha: float = Field(0.1, ge=0, le=5, description="for hxe: the larger, the more coarse ranks count")
+        beta: float = Field(
+            10.0, gt=0, le=100, description="for soft_labels: the smaller, the more near classes share"
+        )
 
     def build(self, backbone: Backbone) -> None:
         self.tree = Tree(self.task.classes, [groups for _, groups in self.task.ranks], "hxe")

@@ -42,9 +42,12 @@ class Metric(Plain):
             "triplet", description="triplet (batch-hard) or contrastive"
         )
         margin: float | None = Field(
-            None, ge=0, le=2, description="of distances 0 to 2; triplet 0.2, contrastive 1"
+            None,
+            ge=0,
+            le=2,
+            description="of distances, which are 0 to 2; if not given 0.2 (triplet) or 1 (contrastive)",
         )
-        weight: float = Field(1.0, ge=0, le=100, description="of this loss beside the other")
+        weight: float = Field(1.0, ge=0, le=100, description="weight of the metric loss beside the other")
 
     def distances(self, z: Tensor, labels: Tensor) -> Tensor:
         """Descriptors [B, d] and class numbers [B] -> the metric loss, a scalar."""

@@ -45,7 +45,9 @@ class PairwiseConfusion(Plain):
     """
 
     class Options(base.Options):
-        weight: float = Field(0.1, ge=0, le=10, description="of the confusion, times the number of classes")
+        weight: float = Field(
+            0.1, ge=0, le=10, description="weight of the confusion, times the number of classes"
+        )
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         losses = super().training_step(batch, criterion)

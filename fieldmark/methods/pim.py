@@ -62,9 +62,11 @@ class PIM(Method):
         levels: int = Field(3, ge=1, le=8, description="stages of the pyramid, the last ones (paper: 4)")
         width: int = Field(256, ge=8, le=4096, description="channels of its levels (paper: 1536)")
         keep: int = Field(32, ge=1, description="tokens selected from the coarsest level")
-        growth: int = Field(4, ge=1, le=8, description="so many times as many from the next finer level")
+        growth: int = Field(4, ge=1, le=8, description="how many times as many from each next finer level")
         level_weight: float = Field(0.5, ge=0, description="weight of the levels' own answers in the loss")
-        suppress: float = Field(5.0, ge=0, description="weight of what tokens say that were left out")
+        suppress: float = Field(
+            5.0, ge=0, description="weight of the loss that teaches tokens left out to say nothing"
+        )
 
     def build(self, backbone: Backbone) -> None:
         options = self.options

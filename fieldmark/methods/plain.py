@@ -25,7 +25,11 @@ CARD = Card(
 
 
 class Plain(Method):
-    """One part: the pooled embedding [B, F], rows of unit length."""
+    """One part: the pooled embedding [B, F], rows of unit length.
+
+    The usual classifier reads f itself; of unit length it is also what instant mode and the search for similar photos
+    read.
+    """
 
     def parts(self, features: Features) -> list[Tensor]:
         return [l2_normalise(features.embedding)]
