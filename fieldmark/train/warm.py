@@ -89,5 +89,5 @@ def warm_head(
             schedule.step()
     with torch.no_grad():
         for parameter in last.parameters():
-            parameter *= SOFT
+            parameter.mul_(SOFT)
     optimizer.zero_grad()  # else the first step of training would add this gradient to its own
