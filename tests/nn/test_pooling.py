@@ -235,6 +235,15 @@ def test_short_numbers_come_near(dtype, tolerance):
     assert newton_schulz_root(torch.zeros(1, 3, 3, dtype=dtype)).isfinite().all()
 
 
+def test_the_root_is_taken_in_single_precision_where_products_are_in_half():
+    """Under autocast every product would be rounded to eight bits, and the iteration would add up what was lost."""
+    x, pool = maps(4, 96, 7, 7, dtype=torch.float32), SecondOrder(96, 64)
+    exact = pool(x.bfloat16().float())
+    with torch.autocast("cpu", torch.bfloat16):
+        short = pool(x)
+    assert short.dtype == x.dtype and (exact - short).norm(dim=1).max() < 5e-3
+
+
 # -- gradients
 
 
