@@ -147,7 +147,10 @@ def machine() -> str:
     if info.is_file():
         lines = info.read_text(encoding="utf-8").splitlines()
         name = next((one.partition(":")[2].strip() for one in lines if one.startswith("model name")), name)
-    versions = [f"{package} {metadata.version(package)}" for package in ("torch", "openvino")]
+    versions = []
+    for package in ("torch", "openvino"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
     return "; ".join([f"{cores()} cores", name, f"Python {platform.python_version()}", *versions])
 
 
