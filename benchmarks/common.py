@@ -143,7 +143,10 @@ def _told() -> list[str]:
 
 def machine() -> str:
     """Cores, processor and versions, in a line."""
-    versions = [f"{package} {metadata.version(package)}" for package in ("torch", "openvino")]
+    versions = []
+    for package in ("torch", "openvino"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
     return "; ".join([f"{cores()} cores", processor(), f"Python {platform.python_version()}", *versions])
 
 

@@ -113,7 +113,7 @@ class RAM(base.Method):
         features, o = self.backbone(self.resamplers[0](images)), self.options
         photo, levels = (images.shape[2], images.shape[3]), pyramid(images, o.windows)
         (state,) = self.parts(features)
-        mean = peak_place(self.first(features.last.detach()).float())
+        mean = peak_place(self.first(features.last.detach()).float()).float()
         expected = [self.first_expected(features.embedding.detach())]
         places, chances = [], []
         for step in range(o.glimpses):
