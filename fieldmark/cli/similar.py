@@ -73,11 +73,6 @@ def similar(
 
         load(photo)  # says what is wrong with it
         raise FieldmarkError(f"{photo} cannot be read")
-    if query.shape[1] != gallery.shape[1]:
-        raise FieldmarkError(
-            f"{within} holds embeddings of {gallery.shape[1]} numbers, this model gives {query.shape[1]}: "
-            "write them with this model"
-        )
     index, cosines = retrieval.similar(query, gallery, min(k + 1, len(gallery)))
     own = photo.resolve()
     found = [
@@ -99,7 +94,9 @@ def _gallery(
 
     from fieldmark.runtime.errors import FieldmarkError
 
-    if Path(source).suffix.lower() == ".parquet" and (stored := _stored(Path(source))) is not None:
+    if Path(source).suffix.lower() == ".parquet" and (
+        stored := _stored(Path(source), predictor.bundle.key)
+    ) is not None:
         return stored
     from fieldmark.cli.embed import read_photos, rows
 
@@ -110,7 +107,7 @@ def _gallery(
     with screen.progress() as progress:
         for done, row in enumerate(rows(predictor, catalog), 1):
             progress("photos", done, len(catalog))
-            if row["embedding"] is not None:
+            if row.get("embedding") is not None:
                 paths.append(row["path"])
                 labels.append(row["label"])
                 vectors.append(row["embedding"])
@@ -121,23 +118,27 @@ def _gallery(
     return paths, labels, np.stack(vectors)
 
 
-def _stored(path: Path) -> tuple[list[str], list[str | None], np.ndarray] | None:
-    """What ``fieldmark embed`` wrote; None for a Parquet table without embeddings (a catalog)."""
+def _stored(path: Path, model: str) -> tuple[list[str], list[str | None], np.ndarray] | None:
+    """What ``fieldmark embed`` wrote with this model; None for another Parquet table (a catalog)."""
     import numpy as np
     from pyarrow import ArrowInvalid, parquet
 
     from fieldmark.runtime.errors import FieldmarkError
 
     try:
-        names = parquet.read_schema(path).names
-        if "embedding" not in names:
+        wanted = ["path", "label", "embedding", "model"]
+        if not set(wanted) <= set(parquet.read_schema(path).names):
             return None
-        table = parquet.read_table(path, columns=["path", "label", "embedding"])
+        table = parquet.read_table(path, columns=wanted)
     except ArrowInvalid as error:
         raise FieldmarkError(f"{path} cannot be read as Parquet") from error
     table = table.filter(table["embedding"].is_valid())
     if not len(table):
         raise FieldmarkError(f"{path} holds no embeddings")
+    if others := set(table["model"].unique().to_pylist()) - {model}:  # their cosines would mean nothing
+        raise FieldmarkError(
+            f"{path} holds embeddings of another model ({min(others)}, this is {model}): write them with this one"
+        )
     flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     vectors = np.asarray(flat, np.float32).reshape(len(table), -1)
     return table["path"].to_pylist(), table["label"].to_pylist(), vectors
