@@ -23,7 +23,7 @@ from fieldmark.run_folder import (
     write_skipped,
     write_training,
 )
-from fieldmark.run_photos import check, hashes, learned, ranks, splits_of
+from fieldmark.run_photos import check, contradictions, hashes, learned, ranks, splits_of
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.predictor import Predictor
@@ -82,7 +82,7 @@ def train(
             (out / NOTES).unlink()
         raise
     skipped = list(dict.fromkeys([*catalog.skipped, *trained.skipped, *test.skipped]))
-    warnings = [*trained.warnings, *test.warnings]
+    warnings = [*trained.warnings, *contradictions(catalog, content), *test.warnings]
     if unknown := catalog.table["split"].null_count:
         warnings.append(f"{unknown} photos have no split in {source}: they are neither learned nor tested")
     summary = {

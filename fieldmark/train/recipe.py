@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fieldmark import losses, methods
 from fieldmark.data.augment.settings import Augment
 from fieldmark.runtime.errors import UsageError
-from fieldmark.train import loggers
+from fieldmark.train import imbalance, loggers
 from fieldmark.train.settings import Settings
 
 #: What fine-tuning may take where neither a budget nor epochs are given.
@@ -89,6 +89,12 @@ class Recipe(BaseModel):
         losses.parse(loss)
         return loss
 
+    @field_validator("imbalance")
+    @classmethod
+    def _answer(cls, name: str) -> str:
+        imbalance.check(name)
+        return name
+
     @field_validator("log", mode="before")
     @classmethod
     def _loggers(cls, names: Any) -> Any:
@@ -112,8 +118,10 @@ class Recipe(BaseModel):
             return cls(**given, **({"augment": Augment(**views)} if views else {}))
         except ValidationError as error:
             first = error.errors()[0]
-            name = str(first["loc"][-1]) if first["loc"] else "setting"
-            raise UsageError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from None
+            inner = str(first["loc"][-1]) if first["loc"] else "setting"
+            name = next((flag for flag, own in AUGMENT.items() if own == inner), inner)
+            why = first["msg"].lower().removeprefix("value error, ")
+            raise UsageError(f"{name} is {first['input']!r}: {why}") from None
 
 
 #: Names of options that only fine-tuning knows, those that it reads in its own way, and those for all modes.
@@ -138,7 +146,8 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
             )
         if own:
             name = {"settings": "set"}.get(name := next(iter(own)), name).replace("_", "-")
-            raise UsageError(f"--{name} belongs to fine-tuning: give a --budget or --epochs, too")
+            how = "leave --mode instant out" if "mode" in given else "give a --budget or --epochs, too"
+            raise UsageError(f"--{name} belongs to fine-tuning: {how}")
         return Settings.of(given), None
     own |= {name: given[name] for name in (SHARED | COMMON) & given.keys()}
     rest = {name: value for name, value in given.items() if name not in NAMES | SHARED} | {"mode": "finetune"}

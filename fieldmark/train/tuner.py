@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from fieldmark import methods
 from fieldmark.data.loader import Photos
 from fieldmark.methods.task import Task
-from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import imbalance, loggers, start
 from fieldmark.train.best import Score
 from fieldmark.train.checkpoint import Checkpoint
@@ -62,8 +62,6 @@ class Finetune:
         self.ranks, self.boxes, self.card = ranks or {}, boxes, methods.card(instant.settings.method)
         #: The method whose frozen descriptor it begins with; none where it has layers that know nothing yet.
         self.frozen = None if recipe.settings else methods.frozen(self.card.name)
-        if "labels" in self.card.needs and recipe.augment.mixes:
-            raise UsageError(f"{self.card.name} needs one class a photo: leave --mixup and --cutmix out")
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
         self.settings, self.report, self.tell = instant.settings, progress, Teller(progress, logger)
         self.accelerator = accelerator
