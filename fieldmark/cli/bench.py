@@ -46,7 +46,9 @@ def bench(
     """
     from fieldmark.evaluate import bench as table
     from fieldmark.runtime.catalog import Catalog
+    from fieldmark.train.recipe import seconds
 
+    seconds(budget)  # refused at once, and not once a training
     names = method or table.fitting(Catalog.read(source))
     set_name = name or Path(source).resolve().stem
     numbers = range(first_seed, first_seed + seeds)

@@ -148,12 +148,18 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
             name = {"settings": "set"}.get(name := next(iter(own)), name).replace("_", "-")
             how = "leave --mode instant out" if "mode" in given else "give a --budget or --epochs, too"
             raise UsageError(f"--{name} belongs to fine-tuning: {how}")
-        return Settings.of(given), None
+        settings = Settings.of(given)
+        if "label_smoothing" in given and settings.loss != "cross_entropy":
+            raise UsageError("--label-smoothing needs --loss cross_entropy, or fine-tuning")
+        return settings, None
     own |= {name: given[name] for name in (SHARED | COMMON) & given.keys()}
     rest = {name: value for name, value in given.items() if name not in NAMES | SHARED} | {"mode": "finetune"}
     if not own.keys() & {"budget", "epochs"}:
         own["budget"] = BUDGET
-    return Settings.of(rest), Recipe.of(own)
+    settings = Settings.of(rest)
+    if len(settings.scales) > 1:
+        raise UsageError(f"fine-tuning looks at photos in one --size, not in {len(settings.scales)}")
+    return settings, Recipe.of(own)
 
 
 def seconds(text: str) -> float:

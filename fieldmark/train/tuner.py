@@ -165,54 +165,76 @@ class Finetune:
         material: Material,
         floor: float,
     ) -> list[Outcome]:
-        """Train phase after phase, from ``number`` on, where ``saved`` says how far it came. floor: of `Loop`."""
+        """Train phase after phase, from ``number`` on, where ``saved`` says how far it came. floor: of `Loop`.
+
+        Interrupted between two of them, it ends with what the one before ended with.
+        """
         outcomes, deadline = go_on(self.folder, number, network), self.watch.deadline
         for phase in range(number, len(plan.phases)):
             if deadline is not None:
                 self.watch.deadline = deadline * plan.phases[phase].until
-            if self.accelerator.is_main_process:
-                drop_maps(self.folder, plan, phase)
-            feed = feed_of(
-                network,
-                plan,
-                phase,
-                material.train,
-                material.judges,
-                material.looked.graph.preprocess,
-                folder=self.folder,
-                workers=self.settings.workers,
-                accelerator=self.accelerator,
-                progress=lambda done, total: self.report("making maps", done, total),
-            )
-            folder = self.folder / f"phase-{phase + 1}"
-            self.tell.loop = loop = Loop(
-                network,
-                feed,
-                material.y,
-                material.y_held,
-                plan,
-                phase,
-                self.watch,
-                folder,
-                self.tell,
-                self.accelerator,
-                floor,
-            )
-            if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
-                self.tell("note", why)
-            outcomes.append(loop.run(saved))
+            try:
+                outcomes.append(self._phase(network, plan, phase, saved, material, floor))
+            except KeyboardInterrupt:
+                if phase == 0:
+                    raise
+                network.close()
+                outcomes = go_on(self.folder, phase, network)
+                outcomes[-1] = outcomes[-1]._replace(stopped="interrupted")
             saved = None
-            feed.close()
-            as_it_was(network.module)
-            network.module.cpu()
-            network.close()
             if phase + 1 == len(plan.phases) or outcomes[-1].stopped == "interrupted":
                 break
-            if deadline is not None and loop.agreed(self.watch.spent >= deadline):
+            if deadline is not None and self.tell.loop.agreed(self.watch.spent >= deadline):
                 break
             if self.accelerator.is_main_process:
                 keep_end(self.folder, phase, network, outcomes[-1])
         return outcomes
+
+    def _phase(
+        self,
+        network: Network,
+        plan: Plan,
+        number: int,
+        saved: Checkpoint | None,
+        material: Material,
+        floor: float,
+    ) -> Outcome:
+        """Train one phase, and leave the network whole, with the best weights."""
+        if self.accelerator.is_main_process:
+            drop_maps(self.folder, plan, number)
+        feed = feed_of(
+            network,
+            plan,
+            number,
+            material.train,
+            material.judges,
+            material.looked.graph.preprocess,
+            folder=self.folder,
+            workers=self.settings.workers,
+            accelerator=self.accelerator,
+            progress=lambda done, total: self.report("making maps", done, total),
+        )
+        self.tell.loop = loop = Loop(
+            network,
+            feed,
+            material.y,
+            material.y_held,
+            plan,
+            number,
+            self.watch,
+            self.folder / f"phase-{number + 1}",
+            self.tell,
+            self.accelerator,
+            floor,
+        )
+        if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
+            self.tell("note", why)
+        outcome = loop.run(saved)
+        feed.close()
+        as_it_was(network.module)
+        network.module.cpu()
+        network.close()
+        return outcome
 
     def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
         """A head to start with, from the descriptors of instant mode and of some augmented views."""

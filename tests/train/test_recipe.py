@@ -106,6 +106,19 @@ def test_instant_mode_takes_no_budget() -> None:
         divide({"mode": "instant", "budget": "60s"})
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"label_smoothing": 0.2}, "--label-smoothing needs --loss cross_entropy"),
+        ({"loss": "focal"}, "those of fine-tuning need a --budget or --epochs"),
+        ({"epochs": 1, "size": [128, 96]}, "one --size, not in 2"),
+    ],
+)
+def test_what_would_be_done_in_vain_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        divide(options)
+
+
 @pytest.mark.parametrize("mode", ["instant", "finetune"])
 def test_no_such_setting(mode: str) -> None:
     with pytest.raises(UsageError, match="no setting 'colour'"):

@@ -150,6 +150,31 @@ def test_ctrl_c_gives_a_good_model(look: Make, tmp_path: Path) -> None:
     )
 
 
+def test_ctrl_c_between_two_phases_keeps_what_was_learned(
+    look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fieldmark.train import tuner
+    from fieldmark.train.phases import newest
+
+    made: list[int] = []
+    feed_of, seen = tuner.feed_of, look(12)
+
+    def feed(network: Any, plan: Plan, number: int, *rest: Any, **more: Any) -> Any:
+        feed = feed_of(network, plan, number, *rest, **more)
+        made.append(number)
+        if number == 1:  # the network is cut by now
+            raise KeyboardInterrupt
+        return feed
+
+    monkeypatch.setattr(tuner, "feed_of", feed)
+    trained = fit(seen, tmp_path, phases="two", epochs=4, floor=False)
+    assert made == [0, 1] and trained.chosen["stopped"] == "interrupted" and trained.mode == "finetune"
+    assert {row["phase"] for row in trained.curve} == {0}
+    number, saved = newest(tmp_path / "checkpoints")
+    assert number == 0 and saved is not None and trained.chosen["epochs"] > 0
+    assert trained.evaluation().top1 == pytest.approx(trained.chosen["held_out_top1"], abs=1e-6)
+
+
 def test_ctrl_c_before_the_first_step_gives_the_instant_model(look: Make, tmp_path: Path) -> None:
     def progress(what: str, *_: object) -> None:
         if what == "warming up the head":
