@@ -25,11 +25,12 @@ from fieldmark.run_folder import (
 )
 from fieldmark.run_photos import check, contradictions, hashes, learned, ranks, splits_of
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Skipped
 from fieldmark.train import processes
 from fieldmark.train.instant import Instant
+from fieldmark.train.plan import PLAN
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.scratch_recipe import FromScratch, divide
 from fieldmark.train.trained import Trained
@@ -64,6 +65,10 @@ def train(
     if not processes.main():
         _learn(source, catalog, instant, recipe, folder, started)
         return Run({}, [], [])
+    if recipe is None and (folder / PLAN).exists():
+        raise UsageError(
+            f"the run in {out} was begun as fine-tuning: give its --budget or --epochs, or start again with --overwrite"
+        )
     begin(out, settings)
     try:
         catalog, chosen, trained = _learn(source, catalog, instant, recipe, folder, started)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fieldmark.recognizer import Recognizer
-from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 
 #: Quick: random weights and small pictures; ten steps of eight photos.
 QUICK: dict[str, Any] = {
@@ -112,6 +112,20 @@ def test_other_photos_are_one_clear_line(photo_folder: Path, tmp_path: Path) -> 
     with pytest.raises(FieldmarkError, match="was begun with other photos, labels, backbone or size"):
         fit(photos, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "plan.json").is_file(), "and nothing is lost"
+
+
+def test_what_a_killed_fine_tuning_learned_is_not_thrown_away(photo_folder: Path, tmp_path: Path) -> None:
+    """By the same command without its --epochs."""
+
+    def progress(what: str, *_: object) -> None:
+        if what == "warming up the head":
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(photo_folder, tmp_path / "run", progress)
+    with pytest.raises(UsageError, match="was begun as fine-tuning: give its --budget or --epochs"):
+        Recognizer(**{**QUICK, "epochs": None, "batch": None}).fit(photo_folder, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "plan.json").is_file()
 
 
 def test_a_folder_without_a_checkpoint_starts_afresh(

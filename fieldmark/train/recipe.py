@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -107,6 +109,11 @@ class Recipe(BaseModel):
     def _seconds(cls, value: Any) -> Any:
         return seconds(value) if isinstance(value, str) else value
 
+    def key(self, method: str, seed: int) -> str:
+        """Names the training that was asked for, as one SHA-256: a killed one goes on only with the same."""
+        told = [method, seed, self.model_dump(mode="json", exclude=ANEW)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Recipe:
         """From options as the command line names them. Raises UsageError for a value that cannot be."""
@@ -123,6 +130,9 @@ class Recipe(BaseModel):
             why = first["msg"].lower().removeprefix("value error, ")
             raise UsageError(f"{name} is {first['input']!r}: {why}") from None
 
+
+#: Settings that a killed run may be given anew: how long it takes, its room, who is told, and what is made of it.
+ANEW = {"budget", "folds", "log", "cache_gb", "tta", "floor"}
 
 #: Names of options that only fine-tuning knows, those that it reads in its own way, and those for all modes.
 NAMES = (set(Recipe.model_fields) | set(AUGMENT)) - {"augment", "loss", "label_smoothing", "folds"}

@@ -90,11 +90,12 @@ class Finetune:
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
         measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
         network, uneven = self._network(material)
+        asked = self.recipe.key(self.card.name, self.settings.seed)
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
             fresh = self.frozen is None
             made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler, fresh)
             if made is not None:
-                made.model_copy(update={"data": material.key}).write(self.folder)
+                made.model_copy(update={"data": material.key, "asked": asked}).write(self.folder)
         self.accelerator.wait_for_everyone()
         if not (self.folder / PLAN).exists():
             return self._instant(looked, "the budget is too small for fine-tuning", measure)
@@ -102,6 +103,11 @@ class Finetune:
         if plan.data != material.key:
             raise FieldmarkError(
                 f"the run in {self.folder.parent} was begun with other photos, labels, backbone or size: "
+                "give those, or start again with --overwrite"
+            )
+        if plan.asked != asked:
+            raise FieldmarkError(
+                f"the run in {self.folder.parent} was begun with another method or other flags: "
                 "give those, or start again with --overwrite"
             )
         number, saved = newest(self.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -230,7 +231,7 @@ def test_new_layers_begin_with_the_seeds_weights(look: Make, tmp_path: Path) -> 
     assert any("projection" in name for name in differ) and any("criterion" in name for name in differ)
 
 
-@pytest.mark.parametrize("change", ["photos", "labels", "held out", "backbone"])
+@pytest.mark.parametrize("change", ["photos", "labels", "held out", "backbone", "loss", "method"])
 def test_a_killed_run_goes_on_only_with_the_same(
     look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -252,12 +253,15 @@ def test_a_killed_run_goes_on_only_with_the_same(
         looked.y[5] = (looked.y[5] + 1) % 4
     elif change == "held out":
         held = np.roll(held, 1)
-    else:
-        from dataclasses import replace
-
+    elif change == "backbone":
         looked = replace(looked, graph=replace(looked.graph, key="0" * 32))
+    elif change == "method":  # which begins with the same frozen graph
+        seen.instant.settings = replace(seen.instant.settings, method="mc_loss")
+    more = {"loss": "focal"} if change == "loss" else {}
     with pytest.raises(FieldmarkError) as caught:
-        run(seen, tmp_path).fit(looked, held)
+        run(seen, tmp_path, **more).fit(looked, held)
     line = str(caught.value)
-    assert "was begun with other photos, labels, backbone or size" in line and "\n" not in line
+    what = "other photos, labels, backbone or size"
+    what = "another method or other flags" if change in ("loss", "method") else what
+    assert f"was begun with {what}" in line and "\n" not in line
     assert str(tmp_path) in line and "--overwrite" in line
