@@ -128,6 +128,27 @@ def test_what_a_killed_fine_tuning_learned_is_not_thrown_away(photo_folder: Path
     assert (tmp_path / "run" / "checkpoints" / "plan.json").is_file()
 
 
+def test_a_full_disk_in_the_midst_of_training(
+    whole: tuple[Path, dict[str, Any]], photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fieldmark.train import checkpoint
+
+    out, write = tmp_path / "run", checkpoint.write
+
+    def full(folder: Path, step: int, *rest: Any) -> None:
+        if step == 4:
+            raise OSError(28, "No space left on device")
+        write(folder, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", full)
+        with pytest.raises(
+            FieldmarkError, match=r"the disk of .*run is full: free some room, and go on with --resume"
+        ):
+            fit(photo_folder, out)
+    assert fit(photo_folder, out).run["resumed_at_step"] == 0 and weights(out) == weights(whole[0])
+
+
 def test_a_folder_without_a_checkpoint_starts_afresh(
     whole: tuple[Path, dict[str, Any]], photo_folder: Path, tmp_path: Path
 ) -> None:

@@ -95,7 +95,9 @@ def read_photos(source: list[str]) -> Catalog:
             known |= dict(zip(found.paths, zip(found.labels, found.splits, strict=True), strict=True))
     for place, name in enumerate(("label", "split")):
         own = zip(catalog.paths, catalog.column(name), strict=True)
-        catalog = catalog.with_column(name, [value or known.get(path, (None, None))[place] for path, value in own])
+        catalog = catalog.with_column(
+            name, [value or known.get(path, (None, None))[place] for path, value in own]
+        )
     return catalog
 
 

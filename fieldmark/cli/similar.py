@@ -51,8 +51,9 @@ def similar(
     from fieldmark.runtime.predictor import Predictor
 
     predictor = Predictor.load(model_folder(model), engine=engine, precision=precision, workers=workers)
+    query = None if photo is None else _query(predictor, photo)
     paths, labels, gallery = _gallery(screen, predictor, within)
-    if photo is None:
+    if photo is None or query is None:
         with_label = [place for place, label in enumerate(labels) if label is not None]
         if not with_label:
             raise FieldmarkError(f"{within} has no labels to judge by: name a PHOTO to search for")
@@ -67,12 +68,6 @@ def similar(
             screen.say(f"same found    {tar:.1%} where {far:.1%} of the different pass as same")
         screen.answer(report.to_dict())
         return
-    query = predictor.embed([str(photo)])
-    if query[0, 0] != query[0, 0]:
-        from fieldmark.runtime.image import load
-
-        load(photo)  # says what is wrong with it
-        raise FieldmarkError(f"{photo} cannot be read")
     index, cosines = retrieval.similar(query, gallery, min(k + 1, len(gallery)))
     own = photo.resolve()
     found = [
@@ -86,6 +81,16 @@ def similar(
     screen.answer({"photo": photo, "similar": found})
 
 
+def _query(predictor: Predictor, photo: Path) -> np.ndarray:
+    """The photo's embedding [1, D]. Raises FieldmarkError where it cannot be read."""
+    from fieldmark.runtime.errors import FieldmarkError
+
+    (answer,) = predictor.answers([str(photo)], "embedding")
+    if answer.values is None:
+        raise FieldmarkError(f"{photo}: {answer.error}")
+    return answer.values[None]
+
+
 def _gallery(
     screen: Screen, predictor: Predictor, source: str
 ) -> tuple[list[str], list[str | None], np.ndarray]:
@@ -94,9 +99,10 @@ def _gallery(
 
     from fieldmark.runtime.errors import FieldmarkError
 
-    if Path(source).suffix.lower() == ".parquet" and (
-        stored := _stored(Path(source), predictor.bundle.key)
-    ) is not None:
+    if (
+        Path(source).suffix.lower() == ".parquet"
+        and (stored := _stored(Path(source), predictor.bundle.key)) is not None
+    ):
         return stored
     from fieldmark.cli.embed import read_photos, rows
 

@@ -190,6 +190,7 @@ class Finetune:
             saved = None
             if phase + 1 == len(plan.phases) or outcomes[-1].stopped == "interrupted":
                 break
+            assert self.tell.loop is not None
             if deadline is not None and self.tell.loop.agreed(self.watch.spent >= deadline):
                 break
             if self.accelerator.is_main_process:

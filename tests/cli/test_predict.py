@@ -96,7 +96,8 @@ def test_stop_and_go_on(
     fake.seen.clear()
     with monkeypatch.context() as patch:
         patch.setattr(fake, "predict_proba", breaks)
-        assert fieldmark("predict", model, photos, "--out", out).status == 130
+        stopped = fieldmark("predict", model, photos, "--out", out)
+        assert stopped.status == 130 and "interrupted: the same command with --resume goes on" in stopped.err
     refused = fieldmark("predict", model, photos, "--out", out)
     assert refused.status == 2 and "--resume" in refused.err
     done = fieldmark("predict", model, photos, "--out", out, "--resume", "--json")
@@ -123,7 +124,9 @@ def test_another_model_does_not_go_on(
     before = out.read_bytes()
     monkeypatch.setattr(fake, "bundle", SimpleNamespace(key="ba9876543210"))
     refused = fieldmark("predict", model, photos, "--out", out, "--resume")
-    assert refused.status == 2 and refused.err.count("\n") == 1 and "another model (0123456789ab" in refused.err
+    assert (
+        refused.status == 2 and refused.err.count("\n") == 1 and "another model (0123456789ab" in refused.err
+    )
     assert out.read_bytes() == before and [path.name for path in tmp_path.glob("*p.*")] == [out.name]
     assert fieldmark("predict", model, photos, "--out", out, "--overwrite").status == 0
     assert {row["model"] for row in rows(out)} == {"ba9876543210"}

@@ -97,6 +97,8 @@ def test_similar_to_nothing(
 ) -> None:
     (tmp_path / "text.jpg").write_text("no photo")
     (tmp_path / "bad.parquet").write_text("no parquet")
+    done = fieldmark("similar", model, photos / "bee/bad.jpg", "--in", photos)
+    assert done.err == f"fieldmark: error: {photos / 'bee/bad.jpg'}: file is truncated\n", "before the others"
     for words in (
         [photos / "bee/bad.jpg", "--in", embeddings],
         [tmp_path / "text.jpg", "--in", tmp_path / "none"],
