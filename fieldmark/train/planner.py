@@ -104,6 +104,10 @@ class Planner:
                 why += more
         if not found:
             return None
+        if recipe.views == "kept" and not any(one.views for one in found):
+            why += "; no maps can be kept here, so views are new"
+        if recipe.phases == "two" and sum(not one.heads for one in found) < 2:
+            why += "; two phases have no room or time here"
         if recipe.progressive and any(one.views for one in found):
             why += "; kept maps have one size"
         phases, at = [], self.watch.spent + warm * photos / quick
