@@ -91,11 +91,14 @@ def cells(
 
 
 def read(table: Path) -> list[dict[str, str]]:
-    """The rows of a comparison; none where it was not begun."""
+    """The rows of a comparison; none where it was not begun. Raises FieldmarkError for another table."""
     if not table.is_file():
         return []
     with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        rows = csv.DictReader(file)
+        if rows.fieldnames and not set(KEY) <= set(rows.fieldnames):
+            raise FieldmarkError(f"{table} is another table than this command writes: choose another --out")
+        return list(rows)
 
 
 def run(

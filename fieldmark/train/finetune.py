@@ -13,9 +13,10 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from fieldmark import methods
 from fieldmark.methods.descriptor import DescriptorGraph
+from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import UsageError
-from fieldmark.train import loggers
+from fieldmark.train import loggers, start
 from fieldmark.train.cross_validation import cross_validate, first_share
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Instant
@@ -45,9 +46,8 @@ def finetune(
         # A method may leave parts of the backbone out, or learn some heads in one turn and others in the next.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    torch.backends.cudnn.benchmark = (
-        True  # views have few sizes: a GPU looks for the quickest kernel once for each
-    )
+    torch.backends.cudnn.benchmark = True  # views have few sizes: a GPU finds each one's quickest kernel once
+    _rehearse(instant.settings.method, recipe, catalog, graph, ranks)
     with accelerator.main_process_first():  # the others find what it saw in the cache
         looked = instant.look(catalog, groups, graph)
     splits = dict(zip(catalog.paths, catalog.splits, strict=True))
@@ -63,6 +63,17 @@ def finetune(
     if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
         cross_validate(run, recipe, looked, trained)
     return trained
+
+
+def _rehearse(
+    name: str, recipe: Recipe, catalog: Catalog, graph: DescriptorGraph, ranks: Ranks | None
+) -> None:
+    """Raise for a method that these settings, classes or this backbone do not suit, before any photo is looked at."""
+    card = methods.card(name)
+    if "labels" in card.needs and recipe.augment.mixes:
+        raise UsageError(f"{name} needs one class a photo: leave --mixup and --cutmix out")
+    if recipe.settings or {"tree", "transformer"} & set(card.needs):
+        start.method_of(name, graph, Task.of(catalog.classes, ranks), recipe.settings)
 
 
 def _precision(asked: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from fieldmark.evaluate import bench
 from fieldmark.evaluate.bench import Cell, cells, read, run, summary
+from fieldmark.runtime.errors import FieldmarkError
 
 
 def row(method: str, top1: float, *, seed: int = 0, **more: Any) -> dict[str, str]:
@@ -123,3 +124,10 @@ def test_no_model_takes_anothers_place(
     monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: done)
     found = bench.measured("photos", None, Cell("s", "plain", 0, "9s", "", ""), tmp_path)  # type: ignore[arg-type]
     assert list(found) == ["error"] and why in found["error"]
+
+
+def test_a_table_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    table = tmp_path / "photos.csv"
+    table.write_text("path,label\na.jpg,ant\n")
+    with pytest.raises(FieldmarkError, match="choose another --out"):
+        read(table)
