@@ -3,10 +3,10 @@
 Of each set a long-tailed copy is made: the photos of a class, train and val together, fall off exponentially from the
 largest class to the smallest, by 20 to 1 where the set has enough photos (a class keeps two, so cub100 comes to 15 to
 1); the test photos stay as they are. Classes with more photos come first; ties are drawn by seed 0, and so are the
-photos that stay. The copy is a table in the work folder, no photo is copied. Then ``fieldmark train`` in both modes
+photos that stay. The copy is a table in the work folder, no photo is copied. Then ``fieldmark train --budget 3m``
 with ``--imbalance`` as named. What counts is balanced accuracy on the test photos (the mean over classes), and that
 of the rarest third of the classes; nothing is chosen by these numbers. ``difference``: points of balanced accuracy to
-``none``. About 25 minutes on two cores.
+``none``. About 15 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from fieldmark.runtime.catalog import Catalog
 
 SETS = ("cub100", "grocery_store")
-MODES = ("instant", "finetune")
 #: Largest class to smallest, and photos that a class keeps at least.
 RATIO, LEAST = 20, 2
 NONE = "none"
@@ -59,40 +58,38 @@ def rarest(counts: Counter[str]) -> list[str]:
 
 
 def measure(
-    mode: str, how: str, set: str, source: Path, counts: Counter[str], results: common.Results, chosen: Any
+    how: str, set: str, source: Path, counts: Counter[str], results: common.Results, budget: str
 ) -> None:
     """Train once: the rows; balanced accuracy comes last."""
-    flags = ["--mode", mode, "--imbalance", how, "--seed", 0, "--no-report"]
-    flags += ["--budget", chosen.budget] if mode == "finetune" else []
+    flags = ["--budget", budget, "--imbalance", how, "--seed", 0, "--no-report"]
     with common.cold(results.work) as folder:
         run = folder / "run"
         told = common.fieldmark("train", source, "--out", run, *flags, cache=folder / "cache").answer
         judged = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     own: dict[str, Any] = {"set": set, "seed": 0, "n": judged["n"]}
-    name = f"{mode}, {how}"
     least, most = min(counts.values()), max(counts.values())
     note = f"{told['n_train']} training photos, {most} to {least} a class"
     recalls = [
         judged["per_class"][label]["recall"] for label in rarest(counts) if label in judged["per_class"]
     ]
-    results.add(f"{name}, top-1", judged["top1"], "share", **own)
-    results.add(f"{name}, {RARE}", statistics.mean(recalls), "share", **own)
-    results.add(f"{name}, {BALANCED}", judged["balanced_accuracy"], "share", **own, note=note)
+    results.add(f"{how}, top-1", judged["top1"], "share", **own)
+    results.add(f"{how}, {RARE}", statistics.mean(recalls), "share", **own)
+    results.add(f"{how}, {BALANCED}", judged["balanced_accuracy"], "share", **own, note=note)
 
 
 def compare(results: common.Results) -> None:
-    """Differences to ``none`` in the same mode."""
+    """Differences to ``none``."""
     values = {
         (row["set"], *row["what"].split(", ")): float(row["value"])
         for row in results.rows()
         if row["machine"] == results.facts["machine"]
     }
-    for (set, mode, how, measured), value in values.items():
-        before = values.get((set, mode, NONE, BALANCED))
+    for (set, how, measured), value in values.items():
+        before = values.get((set, NONE, BALANCED))
         if measured == BALANCED and how != NONE and before is not None:
-            what, wanted = f"{mode}, {how}, {DIFFERENCE}", "value >= 0" if how == "auto" else None
+            what, wanted = f"{how}, {DIFFERENCE}", "value >= 0" if how == "auto" else None
             results.add(what, 100 * (value - before), "points", set=set, seed=0, wanted=wanted)
-    table = summary.wide(results.rows(), "mode and way")
+    table = summary.wide(results.rows(), "way")
     summary.write(results.path.with_name("imbalance_table.csv"), table)
 
 
@@ -101,9 +98,8 @@ def main() -> None:
 
     parser = common.parser(__doc__)
     parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET")
-    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES, metavar="MODE")
     parser.add_argument("--how", nargs="+", default=[NONE, "auto"], choices=NAMES, metavar="WAY")
-    parser.add_argument("--budget", default="3m", help="of finetune  [default: 3m]")
+    parser.add_argument("--budget", default="3m", help="of a training  [default: 3m]")
     chosen = parser.parse_args()
     results = common.Results(__file__, chosen)
     limited = f" --limit {chosen.limit}" if chosen.limit else ""
@@ -112,17 +108,16 @@ def main() -> None:
         copy = long_tailed(common.catalog(name, chosen.limit))
         counts = Counter(map(str, copy.of_split("train", "val").labels))
         source = common.table(copy, results.work / f"{name}-tailed-{chosen.limit or 'all'}.csv")
-        for mode in chosen.modes:
-            for how in chosen.how:
-                words = f"--sets {name} --modes {mode} --how {how} --budget {chosen.budget}{limited}"
-                results.facts["command"] = f"python benchmarks/imbalance.py {words}"
-                if results.done(f"{mode}, {how}, {BALANCED}", name, 0):
-                    continue
-                if not warm:
-                    common.warm_up(results)
-                    warm = True
-                print(f"{name}: {mode}, {how}", file=sys.stderr, flush=True)
-                measure(mode, how, name, source, counts, results, chosen)
+        for how in chosen.how:
+            words = f"--sets {name} --how {how} --budget {chosen.budget}{limited}"
+            results.facts["command"] = f"python benchmarks/imbalance.py {words}"
+            if results.done(f"{how}, {BALANCED}", name, 0):
+                continue
+            if not warm:
+                common.warm_up(results)
+                warm = True
+            print(f"{name}: {how}", file=sys.stderr, flush=True)
+            measure(how, name, source, counts, results, chosen.budget)
     results.facts["command"] = "python benchmarks/imbalance.py"
     compare(results)
 
