@@ -96,9 +96,9 @@ def train(
                 f"the disk of {out} is full: free some room, and go on with --resume"
             ) from error
         raise
-    without_label, line = waiting(catalog, trained)
-    skipped = list(dict.fromkeys([*catalog.skipped, *trained.skipped, *test.skipped, *without_label]))
-    warnings = [*trained.warnings, *contradictions(catalog, content), *test.warnings, *([line] if line else [])]
+    idle, why_idle = waiting(catalog, trained)
+    skipped = list(dict.fromkeys([*catalog.skipped, *trained.skipped, *test.skipped, *idle]))
+    warnings = [*trained.warnings, *contradictions(catalog, content), *test.warnings, *why_idle]
     if unknown := catalog.table["split"].null_count:
         warnings.append(f"{unknown} photos have no split in {source}: they are neither learned nor tested")
     summary = {

@@ -78,16 +78,16 @@ def taught_by_ranks() -> list[str]:
     return [card.name for card in methods.cards() if "ranks" in card.uses]
 
 
-def waiting(catalog: Catalog, trained: Trained) -> tuple[list[Skipped], str]:
-    """Photos without a label that taught nothing: those that are not listed yet, and why; and a line on all of them (""
-    where there are none)."""
+def waiting(catalog: Catalog, trained: Trained) -> tuple[list[Skipped], list[str]]:
+    """Photos without a label that taught nothing: those that are not listed yet, and why; and a warning on all of
+    them, where there are any."""
     learner = "instant mode" if trained.mode == "instant" else trained.settings.method
     able = learner in taught_by_ranks()
     listed = {one.path for one in (*catalog.skipped, *trained.skipped)}
     rows, paths = [row for row, label in enumerate(catalog.labels) if label is None], catalog.paths
     idle = catalog.select([row for row in rows if paths[row] not in trained.coarse])
     if not len(idle):
-        return [], ""
+        return [], []
     ranks = {rank: idle.column(rank) for rank in catalog.ranks()}
     found = []
     for row, (path, split) in enumerate(zip(idle.paths, idle.splits, strict=True)):
@@ -100,7 +100,7 @@ def waiting(catalog: Catalog, trained: Trained) -> tuple[list[Skipped], str]:
     if not able:
         others = " and ".join(taught_by_ranks())
         line = f"{learner} learns from classes only ({others} learn from coarser groups too)"
-    return found, f"{len(idle)} photos without a label teach nothing: {line}"
+    return found, [f"{len(idle)} photos without a label teach nothing: {line}"]
 
 
 def splits_of(catalog: Catalog, content: dict[str, str]) -> dict[str, str]:

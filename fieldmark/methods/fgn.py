@@ -71,7 +71,7 @@ class FGN(base.Method):
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         slices = self.slices(self.backbone(batch.x).embedding)
-        losses = self.judge_known(slices[-1], batch.targets, criterion)
+        losses = self.judge_known(slices[-1], batch, criterion)
         shares = self.tree.node_shares(batch.targets)
         for level, (name, logits) in enumerate(zip(self.names, self.rank_logits(slices), strict=True)):
             nll = shares_nll(logits.float().log_softmax(1), self.tree.rolled_up(shares, level))

@@ -73,7 +73,7 @@ class HRN(base.Method):
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         ranks = self.ranks(self.backbone(batch.x).last)
-        losses = self.judge_known(ranks[-1], batch.targets, criterion)
+        losses = self.judge_known(ranks[-1], batch, criterion)
         of_nodes = torch.cat(self.log_marginals(ranks)[::-1], 1)
         tree = shares_nll(of_nodes, self.tree.node_shares(batch.targets))
         return {**losses, "loss": losses["loss"] + tree, "tree": tree.detach()}

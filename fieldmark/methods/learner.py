@@ -51,12 +51,12 @@ class Learner(nn.Module):
         embedding = self.projection(z) if criterion.needs_embedding else None
         return {**criterion(logits, targets, embedding), "logits": logits}
 
-    def judge_known(self, z: Tensor, targets: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """As `judge`, where of some photos only a coarser group is known (`Batch`).
-
-        The criterion sees the photos whose class is known, and its loss counts by their share of the batch: so the
-        parts of a batch add up to the whole.
-        """
+    def judge_known(self, z: Tensor, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
+        """As `judge`, of the photos whose class is known; the loss counts by their share of the batch, so that the
+        parts of a batch add up to the whole."""
+        targets = batch.targets
+        if not batch.coarse:
+            return self.judge(z, targets, criterion)
         logits = self.head(z)
         embedding = self.projection(z) if criterion.needs_embedding else None
         classes = logits.shape[1]

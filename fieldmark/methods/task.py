@@ -56,8 +56,8 @@ class Batch:
     phase, 1 after the last; boxes: [V B, 4] of the thing in each view, as shares of its side (left, top, right,
     bottom; NaN: not known), where the data has them.
 
-    A method that uses ranks may also get photos of which only a coarser group is known: numbers, and columns of
-    shares, from C on are nodes of the tree above the classes, as `fieldmark.nn.tree` numbers them.
+    coarse: may there be photos of which only a coarser group is known? Methods that use ranks get such: numbers, and
+    columns of shares, from C on are nodes of the tree above the classes, as `fieldmark.nn.tree` numbers them.
     """
 
     x: Tensor
@@ -66,6 +66,7 @@ class Batch:
     turn: int = 0
     progress: float = 0.0
     boxes: Tensor | None = field(default=None)
+    coarse: bool = False
 
     @property
     def labels(self) -> Tensor:

@@ -208,10 +208,18 @@ class Loop:
         images = images.to(device, non_blocking=True)
         boxes = None if boxes is None else boxes.to(device, non_blocking=True)
         targets = self.targets[torch.from_numpy(rows).to(device, non_blocking=True)]
+        many = max(self.network.classes, int(self.labels.max()) + 1)
         if self.plan.augment.mixes:  # behind a cut maps are mixed (Verma et al., Manifold Mixup, ICML 2019)
-            many = max(self.network.classes, int(self.labels.max()) + 1)
             images, targets = mix(images, targets, many, self.plan.augment, self.plan.seed, self.step)
-        self.stepper(images, targets, boxes, rows=rows.tolist(), step=self.step, progress=self.progress)
+        self.stepper(
+            images,
+            targets,
+            boxes,
+            rows=rows.tolist(),
+            step=self.step,
+            progress=self.progress,
+            coarse=many > self.network.classes,
+        )
         self.average.update(self.step)
         self.step += 1
         self.progress += (1 - self.progress) / max(1, self.total - self.step + 1)

@@ -59,12 +59,14 @@ class Stepper:
         rows: Sequence[int],
         step: int,
         progress: float,
+        coarse: bool = False,
     ) -> None:
-        """All turns of a batch: images [V B, ...], targets (see `Batch`), boxes [V B, 4]. rows: numbers of its photos;
-        step: so many were done before; progress: of the phase, from 0 to 1."""
+        """All turns of a batch: images [V B, ...], targets, boxes [V B, 4], progress and coarse are those of a `Batch`.
+        rows: numbers of its photos; step: so many were done before."""
         optimizer.set_rate(self.optimizer, progress)
         for turn in range(self.learner.turns):
-            losses = self._gradients(images, targets, boxes, rows, step, {"turn": turn, "progress": progress})
+            more = {"turn": turn, "progress": progress, "coarse": coarse}
+            losses = self._gradients(images, targets, boxes, rows, step, more)
             if losses is not None:
                 if self.plan.clip:
                     self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)

@@ -57,7 +57,7 @@ class TestFGN(TrainedTests):
         """A genus teaches the heads of genus and family, a family that of the family; the last slice learns of none."""
         method: Any = self.make("test_resnet", 64, task=PARTLY)
         x, labels = images(3, 64), torch.tensor([1, 6, 10])  # a species, genus 1, family 1
-        losses = method.training_step(Batch(x, labels), CRITERION)
+        losses = method.training_step(Batch(x, labels, coarse=True), CRITERION)
         family, genus, species = (layer(method.backbone(x).embedding) for layer in method.split)
         whole = torch.cat([family, genus, species], 1)
         expected = (
@@ -67,7 +67,7 @@ class TestFGN(TrainedTests):
         )
         torch.testing.assert_close(losses["loss"], expected / 3)
         slope = torch.autograd.grad(
-            method.training_step(Batch(x[1:], labels[1:]), CRITERION)["loss"],
+            method.training_step(Batch(x[1:], labels[1:], coarse=True), CRITERION)["loss"],
             [method.split[2][0].weight, method.split[0][0].weight],
         )
         assert slope[0].abs().max() == 0 and slope[1].abs().max() > 0
@@ -133,7 +133,7 @@ class TestHRN(TrainedTests):
         method, x = self.partly(), images(4, 64)
         labels = torch.tensor([0, 6, 8, 4])  # a species, genus 1, the genus that stands in, a species
         assert method.tree.sizes == [3, 4, 5]
-        losses = method.training_step(Batch(x, labels), CRITERION)
+        losses = method.training_step(Batch(x, labels, coarse=True), CRITERION)
         log_p = method.log_marginals(method.ranks(method.backbone(x).last))
         of_tree = -(log_p[2][0, 0] + log_p[1][1, 1] + log_p[1][2, 3] + log_p[2][3, 4]) / 4
         of_classes = F.cross_entropy(method(x)[[0, 3]], labels[[0, 3]]) * 2 / 4
@@ -152,7 +152,7 @@ class TestHRN(TrainedTests):
         weights += [method.head.weight]
 
         def slopes(part: slice) -> list[torch.Tensor]:
-            step = method.training_step(Batch(x[part], labels[part]), criterion)
+            step = method.training_step(Batch(x[part], labels[part], coarse=True), criterion)
             return list(torch.autograd.grad(step["loss"], weights))
 
         whole, halves = slopes(slice(None)), [slopes(slice(0, 2)), slopes(slice(2, 4))]
@@ -165,7 +165,7 @@ class TestHRN(TrainedTests):
         method, x = self.partly(), images(2, 64)
         shares = torch.zeros(2, 7)
         shares[0, [1, 6]], shares[1, [2, 3]] = 0.5, 0.5
-        losses = method.training_step(Batch(x, shares), CRITERION)
+        losses = method.training_step(Batch(x, shares, coarse=True), CRITERION)
         log_p = method.log_marginals(method.ranks(method.backbone(x).last))
         of_tree = -(log_p[2][0, 1] + log_p[1][0, 1] + log_p[2][1, 2] + log_p[2][1, 3]) / 4
         of_classes = F.cross_entropy(method(x)[1:], shares[1:, :5]) / 2
@@ -186,7 +186,7 @@ class TestHRN(TrainedTests):
         head = method.head.weight.detach().clone()
         method.backbone = _Given(last)  # type: ignore[assignment]
         for _ in range(60):
-            step = method.training_step(Batch(x, CLASSES + genera), criterion)
+            step = method.training_step(Batch(x, CLASSES + genera, coarse=True), criterion)
             optimizer.zero_grad()
             step["loss"].backward()
             optimizer.step()
