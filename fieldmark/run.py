@@ -24,7 +24,7 @@ from fieldmark.run_folder import (
     write_skipped,
     write_training,
 )
-from fieldmark.run_photos import check, contradictions, hashes, learned, ranks, splits_of
+from fieldmark.run_photos import check, contradictions, hashes, learned, ranks, splits_of, waiting
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.predictor import Predictor
@@ -80,9 +80,8 @@ def train(
     try:
         catalog, chosen, trained = _learn(source, catalog, instant, recipe, folder, started)
         tested = catalog.of_split("test")
-        content = dict(zip(trained.paths, trained.content, strict=True)) | hashes(
-            tested.paths, settings.workers
-        )
+        content = dict(zip(trained.paths, trained.content, strict=True)) | trained.coarse
+        content |= hashes(tested.paths, settings.workers)
         progress("writing the model", 0, None)
         judged = trained.evaluation()
         splits = splits_of(catalog, content)
@@ -97,8 +96,9 @@ def train(
                 f"the disk of {out} is full: free some room, and go on with --resume"
             ) from error
         raise
-    skipped = list(dict.fromkeys([*catalog.skipped, *trained.skipped, *test.skipped]))
-    warnings = [*trained.warnings, *contradictions(catalog, content), *test.warnings]
+    idle, why_idle = waiting(catalog, trained)
+    skipped = list(dict.fromkeys([*catalog.skipped, *trained.skipped, *test.skipped, *idle]))
+    warnings = [*trained.warnings, *contradictions(catalog, content), *test.warnings, *why_idle]
     if unknown := catalog.table["split"].null_count:
         warnings.append(f"{unknown} photos have no split in {source}: they are neither learned nor tested")
     summary = {
@@ -111,6 +111,8 @@ def train(
         "seconds_evaluate": test.seconds,
         "skipped": len(skipped),
     }
+    if trained.coarse:
+        summary["n_train_coarse"] = len(trained.coarse)
     if settings.mode != "instant":
         names = ("epochs", "photos_per_second", "resumed_at_step")
         summary |= {name: trained.chosen.get(name) for name in names}
@@ -161,24 +163,24 @@ def _learn(
     if isinstance(recipe, FromScratch):
         from fieldmark.train.scratch import train_from_scratch
 
-        catalog, chosen, groups = learned(source, catalog, settings, progress)
-        return (
-            catalog,
-            chosen,
-            train_from_scratch(settings, recipe, chosen, groups, folder, progress, started),
-        )
+        found = learned(source, catalog, settings, progress)
+        chosen, groups = found.chosen, found.groups
+        trained = train_from_scratch(settings, recipe, chosen, groups, folder, progress, started)
+        return found.catalog, chosen, trained
     # PyTorch takes seconds to import where the graph must be made: photos are read meanwhile.
     with ThreadPoolExecutor(1) as aside:
         size = settings.scales[0] if settings.scales else None
         pending = aside.submit(instant.graph, size, settings.scales)
-        catalog, chosen, groups = learned(source, catalog, settings, progress)
+        found = learned(source, catalog, settings, progress)
+        chosen, groups = found.chosen, found.groups
         graph = pending.result()
     if recipe is None:
-        return catalog, chosen, instant.fit(chosen, groups, graph)
+        return found.catalog, chosen, instant.fit(chosen, groups, graph)
     from fieldmark.train.finetune import finetune
 
     names = ranks(chosen, chosen.classes)
-    return catalog, chosen, finetune(instant, recipe, chosen, groups, graph, folder, progress, started, names)
+    trained = finetune(instant, recipe, chosen, groups, graph, folder, progress, started, names, found.coarse)
+    return found.catalog, chosen, trained
 
 
 def _write(

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from fieldmark import methods
 from fieldmark.data import duplicates
 from fieldmark.data import split as splitting
 from fieldmark.runtime import image
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError, ImageError
 from fieldmark.runtime.machine import cores
+from fieldmark.runtime.results import Skipped
 from fieldmark.runtime.stream import ordered_map
+from fieldmark.train.coarse import Coarse
 from fieldmark.train.settings import Settings
+from fieldmark.train.trained import Trained
 
 
-def learned(
-    source: Any, catalog: Catalog, settings: Settings, progress: Callable[..., None]
-) -> tuple[Catalog, Catalog, np.ndarray]:
-    """The catalog with its split; its train and val photos [N], by content; and their groups [N]."""
+@dataclass(frozen=True)
+class Learned:
+    """catalog: with its split; chosen: its train and val photos that have a class [N], by content; groups: [N], photos
+    of one group stay together; coarse: its train photos of which only a coarser group is known, where the method uses
+    them."""
+
+    catalog: Catalog
+    chosen: Catalog
+    groups: np.ndarray
+    coarse: Coarse
+
+
+def learned(source: Any, catalog: Catalog, settings: Settings, progress: Callable[..., None]) -> Learned:
+    """Which photos are learned."""
     if not catalog.has_split:
         catalog = splitting.assign(
             catalog,
@@ -29,13 +44,63 @@ def learned(
             progress=_adding(progress, "reading photos", len(catalog)),
         )
     chosen = catalog.of_split("train", "val")
-    chosen = chosen.select([label is not None for label in chosen.labels])
-    check(chosen, f"{source} (train and val{_lost(catalog)})")
+    has_class = np.array([label is not None for label in chosen.labels])
+    check(chosen.select(has_class), f"{source} (train and val{_lost(catalog)})")
+    teaches = chosen.coarse & np.array([split == "train" for split in chosen.splits])
+    if settings.mode != "finetune" or settings.method not in taught_by_ranks():
+        teaches[:] = False
+    chosen = chosen.select(has_class | teaches)
     prints = duplicates.fingerprints(chosen.paths, settings.workers)
     named = chosen.column("group") if "group" in chosen.table.column_names else None
+    groups = duplicates.groups(prints, named)
     # By content, so that the same photos give the same model whatever their names and order.
     order = np.argsort(prints.content, kind="stable")
-    return catalog, chosen.select(order), duplicates.groups(prints, named)[order]
+    is_coarse = teaches[has_class | teaches][order]
+    coarse = order[is_coarse]
+    bad = [Skipped(chosen.paths[row], why) for row in coarse if (why := prints.errors[row])]
+    coarse = coarse[prints.readable[coarse]]
+    own = chosen.select(coarse)
+    return Learned(
+        Catalog(catalog.table, catalog.root, [*catalog.skipped, *bad]),
+        chosen.select(order[~is_coarse]),
+        groups[order[~is_coarse]],
+        Coarse(
+            own.paths,
+            prints.content[coarse].tolist(),
+            groups[coarse],
+            {rank: own.column(rank) for rank in chosen.ranks()},
+        ),
+    )
+
+
+def taught_by_ranks() -> list[str]:
+    """The methods that learn from photos of which only a coarser group is known."""
+    return [card.name for card in methods.cards() if "ranks" in card.uses]
+
+
+def waiting(catalog: Catalog, trained: Trained) -> tuple[list[Skipped], list[str]]:
+    """Photos without a label that taught nothing: those that are not listed yet, and why; and a warning on all of
+    them, where there are any."""
+    learner = "instant mode" if trained.mode == "instant" else trained.settings.method
+    able = learner in taught_by_ranks()
+    listed = {one.path for one in (*catalog.skipped, *trained.skipped)}
+    rows, paths = [row for row, label in enumerate(catalog.labels) if label is None], catalog.paths
+    idle = catalog.select([row for row in rows if paths[row] not in trained.coarse])
+    if not len(idle):
+        return [], []
+    ranks = {rank: idle.column(rank) for rank in catalog.ranks()}
+    found = []
+    for row, (path, split) in enumerate(zip(idle.paths, idle.splits, strict=True)):
+        if path not in listed:
+            known = [f"{rank} {names[row]!r}" for rank, names in ranks.items() if names[row] is not None]
+            why = "no labelled photo is of that" if able else f"{learner} learns from classes only"
+            why = "it teaches in train only" if able and split != "train" else why
+            found.append(Skipped(path, f"no label, only {known[0]}: {why}" if known else "no label"))
+    line = "skipped.csv says why"
+    if not able:
+        others = " and ".join(taught_by_ranks())
+        line = f"{learner} learns from classes only ({others} learn from coarser groups too)"
+    return found, [f"{len(idle)} photos without a label teach nothing: {line}"]
 
 
 def splits_of(catalog: Catalog, content: dict[str, str]) -> dict[str, str]:
@@ -105,6 +170,7 @@ def ranks(catalog: Catalog, classes: list[str]) -> dict[str, dict[str, str | Non
     """Coarser ranks of each class, as far as the catalog's columns give them."""
     answer = {}
     for rank in catalog.ranks():
-        values = dict(zip(catalog.labels, catalog.column(rank), strict=True))
-        answer[rank] = {name: None if values.get(name) is None else str(values[name]) for name in classes}
+        pairs = zip(catalog.labels, catalog.column(rank), strict=True)
+        values = {label: str(name) for label, name in pairs if name is not None}
+        answer[rank] = {name: values.get(name) for name in classes}
     return answer

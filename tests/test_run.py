@@ -328,6 +328,46 @@ def test_ranks_travel_with_the_model(photo_folder: Path, tmp_path: Path) -> None
     }
 
 
+def test_photos_of_which_only_a_family_is_known(photo_folder: Path, tmp_path: Path) -> None:
+    """They teach hrn, and are remembered; a method of classes says that they wait. None is lost without a word."""
+    families = {"circle": "round", "cross": "edged", "square": "edged", "triangle": "edged"}
+    table = write_table(
+        tmp_path / "t.csv",
+        photo_folder,
+        lambda number: "test" if number == 0 else "train",
+        family=lambda photo: families[photo.parent.name],
+    )
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    for row in lines[1:]:
+        number = int(Path(row[0].strip('"')).stem)
+        if number in (0, 1, 2, 3) and "circle" not in row[0]:
+            row[1] = '""'  # three a number: of test, and of train
+        if number == 3 and "cross" in row[0]:
+            row[3] = '"of nothing"'
+    table.write_text("\n".join(",".join(row) for row in lines))
+    hrn = fit(
+        table, tmp_path / "hrn", method="hrn", epochs=1, batch=8, size=32, floor=False, settings={"width": 16}
+    )
+    taught = [row[0].strip('"') for row in lines[1:] if row[1] == '""' and row[2] == '"train"']
+    lost = next(path for path in taught if "cross/003" in Path(path).as_posix())
+    assert len(taught) == 9 and hrn.run["n_train_coarse"] >= 7 and hrn.run["mode"] == "finetune"
+    reasons = {one.path: one.reason for one in hrn.skipped}
+    assert reasons[lost] == "no label, only family 'of nothing': no labelled photo is of that"
+    known = Bundle(tmp_path / "hrn" / "model").splits()
+    seen = [path for path in taught if known.get(content_hash(Path(path).read_bytes())) == "train"]
+    assert len(seen) == hrn.run["n_train_coarse"] and {*seen} | {*reasons} >= {*taught}, "none is lost"
+    assert sum("family" in reason and "teaches in train only" in reason for reason in reasons.values()) == 3
+    assert any("photos without a label teach nothing: skipped.csv says why" in line for line in hrn.warnings)
+    assert Recognizer.load(tmp_path / "hrn").evaluate(table).excluded_by_reason == {"no label": 3}
+
+    instant = fit(table, tmp_path / "instant")
+    assert instant.run["skipped"] == 12 and "n_train_coarse" not in instant.run
+    assert instant.warnings[-1] == (
+        "12 photos without a label teach nothing: instant mode learns from classes only "
+        "(fgn and hrn learn from coarser groups too)"
+    )
+
+
 @pytest.mark.parametrize("stage", ["assemble", "_weights", "_golden", "write_splits", "model_card", "seal"])
 def test_a_full_disk_leaves_no_half_model(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str

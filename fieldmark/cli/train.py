@@ -303,7 +303,8 @@ def _tell(screen: Screen, out: Path, summary: dict[str, Any]) -> None:
         screen.say(
             f"mode      {summary['mode']}: {summary['epochs']:.1f} epochs, {summary['photos_per_second']:.0f} photos/s"
         )
-    screen.say(f"trained   on {summary['n_train']} photos in {summary['seconds']:.1f} s")
+    more = f" and {n} of which only a coarser group is known" if (n := summary.get("n_train_coarse")) else ""
+    screen.say(f"trained   on {summary['n_train']} photos{more} in {summary['seconds']:.1f} s")
     if summary["skipped"]:
         screen.say(f"skipped   {summary['skipped']} photos; {out / 'skipped.csv'} says why")
     screen.say(f"model     {summary['model']}")

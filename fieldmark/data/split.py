@@ -32,7 +32,8 @@ def assign(
 
     Every photo is read once: those that cannot be are dropped and listed in ``skipped``. Photos with equal
     bytes, near-duplicates and photos with the same ``group`` get the same split. Every class keeps at least
-    one photo in train. The same photos, labels and seed give the same split, whatever their order or file
+    one photo in train. Photos without a label among labelled ones can only teach: they go to train, or where photos
+    of their group are. The same photos, labels and seed give the same split, whatever their order or file
     names.
 
     ``fractions``: shares of train, val, test (sum 1). ``progress`` is told how many more photos are done.
@@ -55,7 +56,12 @@ def assign(
     extra = catalog.column("group") if "group" in catalog.table.column_names else None
     groups = duplicates.groups(prints, extra)[readable]
     labels = np.array([label or "" for label in catalog.labels], dtype=object)[readable]
-    part = _with_train(labels, groups, shares / shares.sum(), _keys(prints.content[readable], seed))
+    named = labels != "" if (labels != "").any() else np.ones(len(labels), bool)
+    keys = _keys(prints.content[readable], seed)
+    part = np.zeros(len(labels), np.int64)
+    part[named] = _with_train(labels[named], groups[named], shares / shares.sum(), keys[named])
+    of = dict(zip(groups[named].tolist(), part[named].tolist(), strict=True))
+    part[~named] = [of.get(group, 0) for group in groups[~named].tolist()]
     kept = catalog.select(readable).with_column("split", np.array(_PARTS, dtype=object)[part])
     return Catalog(kept.table, catalog.root, [*catalog.skipped, *skipped])
 

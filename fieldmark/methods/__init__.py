@@ -41,9 +41,9 @@ class Card:
     formula; backbone: does it stand on a pretrained one? instant: does a frozen backbone suffice, so that only a head
     must be fitted? needs: what it cannot do without: ``pixels`` (it crops or shuffles photos, so no stage can be
     kept as maps), ``labels`` (one class a photo: no mixup), ``tree`` (coarser ranks of the classes), ``boxes``,
-    ``transformer``; uses: what it makes use of where it is given; sampler: of its batches (none: as the photos come);
-    paper: a published result; when: to use it.
-    name: that of the file.
+    ``transformer``; uses: what it makes use of where it is given (``boxes``; ``ranks``: photos of which only a
+    coarser rank is known); sampler: of its batches (none: as the photos come); paper: a published result; when: to
+    use it; name: that of the file.
     """
 
     cls: str

@@ -21,6 +21,7 @@ CARD = Card(
     source="Chang et al., Your 'Flamingo' is My 'Bird': Fine-Grained, or Not, CVPR 2021",
     equation="logits_k = W_k [f_k; stop(f_(k+1)); …; stop(f_L)]; loss = sum_k cross-entropy_k",
     needs=("tree",),
+    uses=("ranks",),
     when="where coarser ranks are known: they help to learn the classes at nearly no cost",
 )
 
@@ -34,7 +35,8 @@ class Options(base.Options):
 class FGN(base.Method):
     """The descriptor is the finest slice [B, width / L]; coarser ranks have heads of their own.
 
-    Photos of classes whose group at a rank is not known do not count at that rank. Slices are normalised by layers,
+    Photos whose group at a rank is not known do not count at that rank, so those that are labelled with a coarser group
+    teach from that rank up. Slices are normalised by layers,
     where the paper has batch norms, so that batches may be of any size.
     """
 
@@ -69,8 +71,8 @@ class FGN(base.Method):
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         slices = self.slices(self.backbone(batch.x).embedding)
-        losses = self.judge(slices[-1], batch.targets, criterion)
-        shares = self.tree.shares(batch.targets)
+        losses = self.judge_known(slices[-1], batch, criterion)
+        shares = self.tree.node_shares(batch.targets)
         for level, (name, logits) in enumerate(zip(self.names, self.rank_logits(slices), strict=True)):
             nll = shares_nll(logits.float().log_softmax(1), self.tree.rolled_up(shares, level))
             losses["loss"] = losses["loss"] + nll

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -9,7 +10,7 @@ from fieldmark.losses.combine import Criterion
 from fieldmark.methods import Card, base
 from fieldmark.methods.task import Batch
 from fieldmark.nn.backbone import Backbone, Features
-from fieldmark.nn.tree import Tree, finest_nll, shares_nll
+from fieldmark.nn.tree import Tree, shares_nll
 
 CARD = Card(
     cls="HRN",
@@ -22,8 +23,9 @@ CARD = Card(
     equation="p(v) = sum over legal states with v of exp(sum of its scores) / Z; loss = -log p(v) + cross-entropy of "
     "classes; r_k = ReLU(sum_(j<=k) b_j)",
     needs=("tree",),
-    when="where coarser ranks are known; in a training loop of your own also where some photos are labelled only with "
-    "a genus or a family",
+    uses=("ranks",),
+    when="where coarser ranks are known, and most of all where some photos are labelled only with a genus or a family: "
+    "with an empty label they teach too",
 )
 
 
@@ -36,6 +38,9 @@ class Options(base.Options):
 class HRN(base.Method):
     """The descriptor is the finest rank's feature [B, width]: a sum of what all ranks see, and the nodes of each rank
     have scores of what it and the coarser ranks see.
+
+    A photo that is labelled with a coarser group teaches by that node's probability, and says nothing of what lies
+    below it; the classes' cross-entropy is of those whose class is known.
 
     Scores are log-odds: the probability of a legal state is that of independent sigmoids, given that the state is
     legal. (Where the paper adds up the sigmoids themselves, no probability comes near 1.)
@@ -68,21 +73,10 @@ class HRN(base.Method):
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         ranks = self.ranks(self.backbone(batch.x).last)
-        losses = self.judge(ranks[-1], batch.targets, criterion)
-        return _add(losses, shares_nll(self.log_marginals(ranks)[-1], self.tree.shares(batch.targets)))
-
-    def partly_labelled_step(self, images: Tensor, nodes: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """As `training_step`, of photos that are labelled at any rank.
-
-        nodes: [B, L], `Tree.ancestors` of a photo's class; -1 from the first level on that is not known. The classes'
-        cross-entropy counts only the photos whose class is known.
-        """
-        ranks, known = self.ranks(self.backbone(images).last), nodes[:, -1] >= 0
-        losses = {"loss": 0.0 * self.head(ranks[-1]).sum()}
-        if known.any():
-            losses = self.judge(ranks[-1][known], nodes[known, -1], criterion)
-        losses["logits"] = self.head(ranks[-1])
-        return _add(losses, finest_nll(self.log_marginals(ranks), nodes))
+        losses = self.judge_known(ranks[-1], batch, criterion)
+        of_nodes = torch.cat(self.log_marginals(ranks)[::-1], 1)
+        tree = shares_nll(of_nodes, self.tree.node_shares(batch.targets))
+        return {**losses, "loss": losses["loss"] + tree, "tree": tree.detach()}
 
 
 class _Block(nn.Module):
@@ -94,7 +88,3 @@ class _Block(nn.Module):
 
     def forward(self, last: Tensor) -> Tensor:
         return self.out(self.local(last).relu().amax((2, 3)))
-
-
-def _add(losses: dict[str, Tensor], tree: Tensor) -> dict[str, Tensor]:
-    return {**losses, "loss": losses["loss"] + tree, "tree": tree.detach()}

@@ -51,6 +51,25 @@ class Learner(nn.Module):
         embedding = self.projection(z) if criterion.needs_embedding else None
         return {**criterion(logits, targets, embedding), "logits": logits}
 
+    def judge_known(self, z: Tensor, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
+        """As `judge`, of the photos whose class is known; the loss counts by their share of the batch, so that the
+        parts of a batch add up to the whole."""
+        targets = batch.targets
+        if not batch.coarse:
+            return self.judge(z, targets, criterion)
+        logits = self.head(z)
+        embedding = self.projection(z) if criterion.needs_embedding else None
+        classes = logits.shape[1]
+        known = targets < classes if targets.ndim == 1 else (targets[:, classes:] == 0).all(1)
+        own = targets[known] if targets.ndim == 1 else targets[known, :classes]
+        near = None if embedding is None else embedding[known]
+        if known.any():
+            losses = criterion(logits[known], own, near)
+        else:  # what losses of the embedding hold is kept equal across processes
+            none = 0.0 * logits.sum()
+            losses = {"loss": none if near is None else none + criterion.of_embedding(near, own)}
+        return {**losses, "loss": known.float().mean() * losses["loss"], "logits": logits}
+
     def begin(self, phase: int) -> None:
         """A phase of `phases` begins, or a killed run goes on in it: say which parameters learn."""
 

@@ -26,9 +26,7 @@ class Task:
         """From names. ranks: rank -> class -> its group's name, finest first; one that knows no class is left out."""
         found = []
         for rank, group_of in (ranks or {}).items():
-            groups = sorted({name for one in classes if (name := group_of.get(one)) is not None})
-            number = {name: i for i, name in enumerate(groups)}
-            if groups:
+            if number := group_numbers(classes, group_of):
                 found.append((rank, tuple(number.get(group_of.get(one) or "", -1) for one in classes)))
         return cls(len(classes), tuple(found))
 
@@ -43,6 +41,12 @@ class Task:
         return cls(int(values["classes"]), ranks)
 
 
+def group_numbers(classes: Sequence[str], group_of: Mapping[str, str | None]) -> dict[str, int]:
+    """The names of one rank's groups of these classes -> their numbers in a `Task`. group_of: class -> group."""
+    names = sorted({name for one in classes if (name := group_of.get(one)) is not None})
+    return {name: number for number, name in enumerate(names)}
+
+
 @dataclass
 class Batch:
     """What one step learns from.
@@ -51,6 +55,9 @@ class Batch:
     views: V, of each photo; turn: which of the method's `turns` this is; progress: 0 at the first step of the
     phase, 1 after the last; boxes: [V B, 4] of the thing in each view, as shares of its side (left, top, right,
     bottom; NaN: not known), where the data has them.
+
+    coarse: may there be photos of which only a coarser group is known? Methods that use ranks get such: numbers, and
+    columns of shares, from C on are nodes of the tree above the classes, as `fieldmark.nn.tree` numbers them.
     """
 
     x: Tensor
@@ -59,6 +66,7 @@ class Batch:
     turn: int = 0
     progress: float = 0.0
     boxes: Tensor | None = field(default=None)
+    coarse: bool = False
 
     @property
     def labels(self) -> Tensor:

@@ -2,6 +2,9 @@
 
 A node has a number within its level. Everything works level by level on whole batches, without loops over nodes, and
 exports to ONNX.
+
+What a photo is labelled with has one number among all K nodes: a class 0 to C - 1, from C on a node of the level above
+the classes, and so on up. Shares [B, K] have their columns in the same order.
 """
 
 from __future__ import annotations
@@ -27,12 +30,13 @@ class Tree(nn.Module):
     stands in for the group.
 
     sizes: nodes of each level; groups: of each level but the last, every node's group number at its rank (-1: it
-    stands in). ancestors: [C, L] every class's node at each level; known: [C, L] is that a group of the data?
+    stands in). paths: [K, L] the node at each level of every label, -1 below it; known: [K, L] is that a group of the
+    data? ancestors: [C, L] the paths of the classes.
 
     Raises UsageError, in a line, where there are no ranks: ``method`` is the name of what needs them.
     """
 
-    ancestors: Tensor
+    paths: Tensor
     known: Tensor
 
     def __init__(self, classes: int, ranks: Sequence[Sequence[int]], method: str = "this method"):
@@ -43,22 +47,20 @@ class Tree(nn.Module):
                 "rank, such as family or order, beside path and label"
             )
         node_of = list(range(classes))
-        levels, parents, groups = [node_of], list[list[int]](), list[list[int]]()
+        parents, groups = list[list[int]](), list[list[int]]()
         for rank in ranks:
             up, names = _parents(node_of, rank)
             node_of = [up[node] for node in node_of]
             parents.insert(0, up)
             groups.insert(0, names)
-            levels.insert(0, node_of)
         parents.insert(0, [0] * len(groups[0]))  # the root's children
         self.sizes, self.groups = [len(up) for up in parents], groups
-        known = [
-            [names[node] >= 0 for node in level] for names, level in zip(groups, levels[:-1], strict=True)
-        ]
-        self.register_buffer("ancestors", torch.tensor(levels).T.contiguous(), persistent=False)
-        self.register_buffer(
-            "known", torch.tensor([*known, [True] * classes]).T.contiguous(), persistent=False
-        )
+        paths = _paths(parents)
+        # -1, which is no node, takes the last place.
+        real = [torch.tensor([group >= 0 for group in [*names, -1]]) for names in [*groups, range(classes)]]
+        self.register_buffer("paths", paths, persistent=False)
+        known = torch.stack([own[paths[:, level]] for level, own in enumerate(real)], 1)
+        self.register_buffer("known", known, persistent=False)
         for level, up in enumerate(parents):
             self.register_buffer(f"_parent{level}", torch.tensor(up), persistent=False)
             self.register_buffer(f"_children{level}", _children(up), persistent=False)
@@ -68,6 +70,11 @@ class Tree(nn.Module):
         """L."""
         return len(self.sizes)
 
+    @property
+    def ancestors(self) -> Tensor:
+        """[C, L] every class's node at each level."""
+        return self.paths[: self.sizes[-1]]
+
     def parent_of(self, level: int) -> Tensor:
         """[n] the parent of each node of a level, in the level above (0: the root)."""
         return getattr(self, f"_parent{level}")
@@ -76,9 +83,17 @@ class Tree(nn.Module):
         """[p, m] the children, in ``level``, of each node of the level above; filled up with n, which is no node."""
         return getattr(self, f"_children{level}")
 
-    def node(self, level: int, group: int) -> int:
-        """The node of a level that is a group of its rank; -1 for -1 and for groups without a class."""
-        return self.groups[level].index(group) if group >= 0 and group in self.groups[level] else -1
+    def labels(self, groups: Sequence[Sequence[int]]) -> list[int]:
+        """What photos are labelled with of which groups are known: the number of the finest node, -1 where none is.
+
+        groups: finest rank first, each photo's group at that rank (-1: not known).
+        """
+        answer, first = [-1] * len(groups[0]), len(self.paths)
+        for level, own in enumerate(reversed(groups)):  # what is finer replaces what is coarser
+            first -= self.sizes[level]
+            number = {group: first + node for node, group in enumerate(self.groups[level]) if group >= 0}
+            answer = [number.get(group, before) for before, group in zip(answer, own, strict=True)]
+        return answer
 
     def family_sums(self, level: int, scores: Tensor) -> Tensor:
         """Scores [B, n] of a level's nodes -> log of the summed exponentials of each parent's children [B, p]."""
@@ -118,33 +133,26 @@ class Tree(nn.Module):
         """Class numbers [B], or shares [B, C] -> shares [B, C]."""
         return nn.functional.one_hot(targets, self.sizes[-1]).float() if targets.ndim == 1 else targets
 
+    def node_shares(self, targets: Tensor) -> Tensor:
+        """Numbers of labels of any level [B], or shares of the first of them [B, <= K] -> shares [B, K]."""
+        if targets.ndim == 1:
+            return nn.functional.one_hot(targets, len(self.paths)).float()
+        return nn.functional.pad(targets, (0, len(self.paths) - targets.shape[1]))
+
     def rolled_up(self, shares: Tensor, level: int) -> Tensor:
-        """Shares of classes [B, C] -> of a level's groups [B, n]; classes whose group is not known are left out."""
+        """Shares of labels of any level [B, K] -> of a level's groups [B, n]; labels whose group there is not known are
+        left out."""
         own = shares * self.known[:, level]
-        return own.new_zeros(len(own), self.sizes[level]).index_add(1, self.ancestors[:, level], own)
+        nodes = self.paths[:, level].clamp_min(0)
+        return own.new_zeros(len(own), self.sizes[level]).index_add(1, nodes, own)
 
 
 def shares_nll(log_probability: Tensor, shares: Tensor) -> Tensor:
-    """Negative log-likelihood of shares [B, n] under log-probabilities [B, n]: its mean over what is known.
+    """Negative log-likelihood of shares [B, n] under log-probabilities [B, n]: its mean over the photos.
 
-    A row whose shares add up to 0 does not count; 0 where none does.
+    A photo whose shares add up to less than 1 counts for less, so that the parts of a batch add up to the whole.
     """
-    return -(shares * log_probability).sum() / shares.sum().clamp_min(1e-6)
-
-
-def finest_nll(log_marginals: Sequence[Tensor], nodes: Tensor) -> Tensor:
-    """Negative log-likelihood of labels of any level: the mean over photos of -log p(the finest node known).
-
-    log_marginals: one [B, n] a level; nodes: [B, L] each photo's node at each level, -1 where not known. What is
-    above the finest known node is not looked at: it follows. Photos of which nothing is known do not count; 0 where
-    there are no others.
-    """
-    of_level = torch.stack(
-        [one.gather(1, nodes[:, [level]].clamp_min(0))[:, 0] for level, one in enumerate(log_marginals)], 1
-    )
-    known = nodes >= 0
-    finest = known & (known.flip(1).cumsum(1).flip(1) == 1)  # the last of a row
-    return -(of_level * finest).sum() / finest.sum().clamp_min(1)
+    return -(shares * log_probability).sum() / len(shares)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -177,3 +185,12 @@ def _children(parents: Sequence[int]) -> Tensor:
         families[parent].append(node)
     most = max(map(len, families))
     return torch.tensor([family + [len(parents)] * (most - len(family)) for family in families])
+
+
+def _paths(parents: Sequence[Sequence[int]]) -> Tensor:
+    """Every node's parent, level by level -> [K, L] the nodes on every label's way down, then -1."""
+    ways = [torch.empty(1, 0, dtype=torch.long)]
+    for up in parents:  # each node's way is its parent's, and itself
+        ways.append(torch.cat([ways[-1][torch.tensor(up)], torch.arange(len(up))[:, None]], 1))
+    room = len(parents)
+    return torch.cat([nn.functional.pad(way, (0, room - way.shape[1]), value=-1) for way in ways[:0:-1]])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fieldmark.runtime import catalog_folders as folders
-from fieldmark.runtime.catalog_tables import ENDINGS, absolute, read_table, write_table
+from fieldmark.runtime.catalog_tables import ENDINGS, absolute, coarser_ranks, read_table, write_table
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.image import EXTENSIONS
 from fieldmark.runtime.results import Skipped
@@ -41,12 +41,18 @@ class Catalog:
 
         ``source``: class folders (``root/class/photo.jpg``); split folders (``root/train|val|test/class/``);
         a folder that holds ``metadata.csv`` or ``metadata.parquet``; a CSV or Parquet file with ``file_name``
-        or ``path``, ``label``, and optionally ``split``, ``group`` and more; several of these.
+        or ``path``, ``label``, and optionally ``split``, ``group`` and more; several of these. Rows of a table whose
+        label is empty stay if a coarser rank is known (`coarse`), else they are listed in ``skipped``.
         With ``labelled=False``, also a photo, photos, and any folder (all photos below it); labels are kept
         where a table gives them. Photos are not opened. Raises FieldmarkError in one line.
         """
         if isinstance(source, Catalog):
             return source
+        catalog = cls._of(source, labelled)
+        return catalog._labelled(source) if labelled else catalog
+
+    @classmethod
+    def _of(cls, source: str | Path | Sequence[str | Path], labelled: bool) -> Catalog:
         if not isinstance(source, (str, Path)):
             return _read_many(list(source), labelled)
         path = Path(source)
@@ -97,6 +103,14 @@ class Catalog:
         return sorted(pc.unique(self.table["label"]).drop_null().to_pylist())
 
     @property
+    def coarse(self) -> np.ndarray:
+        """[N] bool: the photos that have no label, but a group at a coarser rank (`ranks`)."""
+        known = np.zeros(len(self), bool)
+        for rank in self.ranks() if self.table["label"].null_count else ():
+            known |= self._there(rank)
+        return known & ~self._there("label")
+
+    @property
     def has_split(self) -> bool:
         """Whether any row says which split it belongs to."""
         return self.table["split"].null_count < len(self)
@@ -143,26 +157,26 @@ class Catalog:
 
         Each label has at most one value, and there are at least two values but fewer than labels.
         """
-        import pyarrow as pa
-
-        found = []
-        for field_ in self.table.schema:
-            name = field_.name
-            if name in ("path", "label", "split", "group") or name.startswith("attribute_"):
-                continue
-            if not _is_text(field_.type, pa):
-                continue
-            pairs = self.table.select(["label", field_.name]).drop_null().group_by(["label", field_.name])
-            unique = pairs.aggregate([])
-            labels = unique["label"].unique()
-            values = unique[field_.name].unique()
-            if len(labels) == unique.num_rows and 2 <= len(values) < len(self.classes):
-                found.append((len(values), field_.name))
-        return [name for _, name in sorted(found, key=lambda item: -item[0])]
+        return coarser_ranks(self.table)
 
     def write(self, path: str | Path) -> None:
         """Write as CSV or Parquet, by the file's ending; ``Catalog.read`` gives the same catalog back."""
         write_table(self.table, Path(path))
+
+    def _there(self, name: str) -> np.ndarray:
+        """[N] bool: the rows that have a value in this column."""
+        return np.asarray(self.table[name].is_valid())
+
+    def _labelled(self, source: Any) -> Catalog:
+        """Without the rows that no label of any rank is known of; they are listed."""
+        bad = ~(self._there("label") | self.coarse)
+        if not bad.any():
+            return self
+        lost = [Skipped(path, "no label") for path in self.select(bad).paths]
+        left = Catalog(self.table, self.root, [*self.skipped, *lost]).select(~bad)
+        if not len(left):
+            raise FieldmarkError(_no_row(source, left.skipped))
+        return left
 
     def _with(self, table: pa.Table) -> Catalog:
         return Catalog(table, self.root, self.skipped)
@@ -171,9 +185,13 @@ class Catalog:
 def _read_file(path: Path, labelled: bool) -> Catalog:
     table, skipped = read_table(path, labelled)
     if not table.num_rows:
-        why = f": {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-        raise FieldmarkError(f"no usable row in {path} ({len(skipped)} left out{why})")
+        raise FieldmarkError(_no_row(path, skipped))
     return Catalog(table, path.parent, skipped)
+
+
+def _no_row(source: Any, skipped: list[Skipped]) -> str:
+    why = f": {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+    return f"no usable row in {source} ({len(skipped)} left out{why})"
 
 
 def _read_folder(root: Path, labelled: bool) -> Catalog:
@@ -232,7 +250,7 @@ def _read_many(sources: list[str | Path], labelled: bool) -> Catalog:
             photos.append(str(source))
         else:
             flush()
-            parts.append(Catalog.read(source, labelled=labelled))
+            parts.append(Catalog._of(source, labelled))
     flush()
     table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
     return Catalog(table, None, [item for part in parts for item in part.skipped])
@@ -272,10 +290,3 @@ def _table(rows: Iterable[folders.Row], skipped: list[Skipped]) -> pa.Table:
             columns = [pa.array([row[index] for row in good], pa.string()) for index in range(3)]
         batches.append(pa.record_batch(columns, schema=schema))
     return pa.Table.from_batches(batches, schema).combine_chunks()
-
-
-def _is_text(kind: pa.DataType, pa_: Any) -> bool:
-    types = pa_.types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    return types.is_string(kind) or types.is_large_string(kind)

@@ -34,7 +34,7 @@ def read_table(path: Path, labelled: bool = True) -> tuple[pa.Table, list[Skippe
     skipped: list[Skipped] = []
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, skipped)
     table = _with_names(table, path, labelled)
-    table, refused = _checked(table, path, labelled)
+    table, refused = _checked(table, path)
     return _resolved(table, path.parent), skipped + refused
 
 
@@ -54,6 +54,19 @@ def write_table(table: pa.Table, path: Path) -> None:
 def absolute(table: pa.Table) -> pa.Table:
     """The same table with paths that do not depend on the working folder (links are not resolved)."""
     return _resolved(table, Path.cwd())
+
+
+def coarser_ranks(table: pa.Table) -> list[str]:
+    """Names of the columns that look like coarser ranks, see `Catalog.ranks`; rows without a label have no say."""
+    found, classes = [], len(table["label"].unique().drop_null())
+    for name, kind in zip(table.schema.names, table.schema.types, strict=True):
+        if name in NAMES or name.startswith("attribute_") or not _is_text(kind):
+            continue
+        pairs = table.select(["label", name]).drop_null().group_by(["label", name]).aggregate([])
+        labels, values = pairs["label"].unique(), pairs[name].unique()
+        if len(labels) == pairs.num_rows and 2 <= len(values) < classes:
+            found.append((len(values), name))
+    return [name for _, name in sorted(found, key=lambda item: -item[0])]
 
 
 def _read_parquet(path: Path) -> pa.Table:
@@ -174,8 +187,8 @@ def _with_names(table: pa.Table, path: Path, labelled: bool) -> pa.Table:
     return pa.table(columns)
 
 
-def _checked(table: pa.Table, path: Path, labelled: bool) -> tuple[pa.Table, list[Skipped]]:
-    """Rows that can be used, with labels in NFC and splits by their usual names; and the others."""
+def _checked(table: pa.Table, path: Path) -> tuple[pa.Table, list[Skipped]]:
+    """Rows that can be used, with labels in NFC (null where empty) and splits by their usual names; and the others."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -184,8 +197,9 @@ def _checked(table: pa.Table, path: Path, labelled: bool) -> tuple[pa.Table, lis
         column = pc.fill_null(table.column(name), "")
         return np.asarray(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(column)), 0))
 
-    label = table.column("label")
-    table = table.set_column(1, "label", pc.utf8_normalize(label, form="NFC"))
+    label = pc.utf8_normalize(table.column("label"), form="NFC")
+    none = pa.scalar(None, pa.string())
+    table = table.set_column(1, "label", pc.if_else(pa.array(blank("label")), none, label))
     written = pc.utf8_lower(pc.utf8_trim_whitespace(table.column("split")))
     at = pc.index_in(written, value_set=pa.array(list(SPLITS)))
     split = pa.chunked_array(
@@ -193,7 +207,6 @@ def _checked(table: pa.Table, path: Path, labelled: bool) -> tuple[pa.Table, lis
     )
     reasons = [
         ("no file name in this row", blank("path")),
-        ("no label", blank("label") & labelled),
         ("unknown split", np.asarray(pc.is_null(split)) & ~blank("split")),
     ]
     bad = np.logical_or.reduce([mask for _, mask in reasons])
@@ -245,6 +258,14 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     return column.cast(pa.string())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return types.is_string(kind) or types.is_large_string(kind)
 
 
 def _nulls(length: int) -> pa.ChunkedArray:

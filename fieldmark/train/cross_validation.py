@@ -99,7 +99,7 @@ class Fold:
         self.run, self.looked, self.number, self.count = run, looked, number, count
         self.folder = run.folder / f"fold-{number + 1}"
         self.rows = np.flatnonzero(looked.fold == number)
-        of = [looked.content, looked.fold.tolist(), looked.classes]
+        of = [looked.content, looked.fold.tolist(), looked.classes, run.coarse.content]
         self.key = hashlib.sha256(json.dumps(of).encode()).hexdigest()
 
     def train(self, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]] | None:
@@ -130,6 +130,7 @@ class Fold:
                 logger,
                 run.ranks,
                 run.boxes,
+                run.coarse.without(looked.groups[self.rows]),
             )
             trained = model.fit(part, hold_out(part, np.zeros(len(others), bool)))
         if trained.chosen.get("stopped") == "interrupted":

@@ -17,6 +17,7 @@ from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import UsageError
 from fieldmark.train import loggers, start
+from fieldmark.train.coarse import Coarse, Ranks
 from fieldmark.train.cross_validation import cross_validate, first_share
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Instant
@@ -24,7 +25,7 @@ from fieldmark.train.loop import Watch
 from fieldmark.train.material import known_boxes
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained
-from fieldmark.train.tuner import Finetune, Ranks
+from fieldmark.train.tuner import Finetune
 
 
 def finetune(
@@ -37,9 +38,10 @@ def finetune(
     progress: Callable[..., None],
     started: float,
     ranks: Ranks | None = None,
+    coarse: Coarse | None = None,
 ) -> Trained:
     """Fine-tune on ``catalog`` (its train and val photos). graph: of one scale; folder: for what a killed run
-    goes on from; started: ``time.time()`` when the process began; ranks: of `Finetune`."""
+    goes on from; started: ``time.time()`` when the process began; ranks, coarse: of `Finetune`."""
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=_precision(recipe.amp),
@@ -58,7 +60,7 @@ def finetune(
     with loggers.opened(names, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
         watch = Watch(started)
         share = first_share(recipe, watch.spent)
-        run = Finetune(instant, share, folder, watch, progress, accelerator, logger, ranks, known)
+        run = Finetune(instant, share, folder, watch, progress, accelerator, logger, ranks, known, coarse)
         trained = run.fit(looked, held)
     if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
         cross_validate(run, recipe, looked, trained)

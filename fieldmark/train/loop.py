@@ -70,7 +70,8 @@ class Outcome(NamedTuple):
 class Loop:
     """One phase of a plan.
 
-    network: opened at the phase's cut; labels: [N] of the photos of ``feed.train``; held: [M] of ``feed.held``;
+    network: opened at the phase's cut; labels: [N] of the photos of ``feed.train``, as of a `Batch` (a coarser group is
+    a class of its own to the sampler); held: [M] of ``feed.held``;
     folder: of the checkpoints; floor: accuracy that the weights must have in the end; tell: progress ("step",
     done, total, photos a second), a row of the curve ("curve", row) and notes ("note", text).
     """
@@ -207,10 +208,18 @@ class Loop:
         images = images.to(device, non_blocking=True)
         boxes = None if boxes is None else boxes.to(device, non_blocking=True)
         targets = self.targets[torch.from_numpy(rows).to(device, non_blocking=True)]
+        many = max(self.network.classes, int(self.labels.max()) + 1)
         if self.plan.augment.mixes:  # behind a cut maps are mixed (Verma et al., Manifold Mixup, ICML 2019)
-            classes = self.network.classes
-            images, targets = mix(images, targets, classes, self.plan.augment, self.plan.seed, self.step)
-        self.stepper(images, targets, boxes, rows=rows.tolist(), step=self.step, progress=self.progress)
+            images, targets = mix(images, targets, many, self.plan.augment, self.plan.seed, self.step)
+        self.stepper(
+            images,
+            targets,
+            boxes,
+            rows=rows.tolist(),
+            step=self.step,
+            progress=self.progress,
+            coarse=many > self.network.classes,
+        )
         self.average.update(self.step)
         self.step += 1
         self.progress += (1 - self.progress) / max(1, self.total - self.step + 1)

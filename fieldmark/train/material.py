@@ -12,43 +12,48 @@ from fieldmark.data.loader import Photos
 from fieldmark.runtime import image
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import ImageError
+from fieldmark.train.coarse import Taught
 from fieldmark.train.instant import Looked, subset
 from fieldmark.train.plan import data_key
 
 
 @dataclass(frozen=True)
 class Material:
-    """looked: all photos; held: [N] bool, those that judge; part: what the frozen graph saw in the others; train,
-    judges: the photos themselves; key: names all of it, so that a killed run goes on with the same only."""
+    """looked: all photos with a class; held: [N] bool, those that judge; part: what the frozen graph saw in the others;
+    train: the photos that are learned, those of ``part`` first, then those without a class; y: [n] their labels (see
+    `Batch`); judges: the photos that judge; key: names all of it, so that a killed run goes on with the same only."""
 
     looked: Looked
     held: np.ndarray
     part: Looked
     train: Photos
+    y: np.ndarray
     judges: Photos
     key: str
 
     @classmethod
-    def of(cls, looked: Looked, held: np.ndarray, known: Mapping[str, np.ndarray] | None = None) -> Material:
-        """known: path -> its box [4] as shares of the photo's sides."""
-        rows = np.flatnonzero(~held), np.flatnonzero(held)
-        train, judges = (
-            Photos(
-                [looked.paths[i] for i in part],
-                [looked.content[i] for i in part],
-                min_side=looked.graph.preprocess.min_side,
-                boxes=_of(known, [looked.paths[i] for i in part]),
-            )
-            for part in rows
-        )
-        labels = [looked.classes[i] for i in looked.y]
-        key = data_key(looked.content, labels, held.tolist(), looked.graph.key)
-        return cls(looked, held, subset(looked, rows[0]), train, judges, key)
+    def of(
+        cls,
+        looked: Looked,
+        held: np.ndarray,
+        known: Mapping[str, np.ndarray] | None = None,
+        coarse: Taught | None = None,
+    ) -> Material:
+        """known: path -> its box [4] as shares of the photo's sides; coarse: photos without a class that teach too."""
 
-    @property
-    def y(self) -> np.ndarray:
-        """[n] classes of the photos that are learned."""
-        return self.part.y
+        def photos(paths: list[str], content: list[str]) -> Photos:
+            return Photos(paths, content, min_side=looked.graph.preprocess.min_side, boxes=_of(known, paths))
+
+        part, rows = subset(looked, np.flatnonzero(~held)), np.flatnonzero(held)
+        paths, content, y = part.paths, part.content, part.y
+        more: list[str] = []
+        if coarse is not None and len(coarse.labels):
+            more = coarse.photos.content
+            paths, content, y = paths + coarse.photos.paths, content + more, np.append(y, coarse.labels)
+        judges = photos([looked.paths[i] for i in rows], [looked.content[i] for i in rows])
+        labels = [looked.classes[i] for i in looked.y] + y[len(part.y) :].astype(str).tolist()
+        key = data_key(looked.content + more, labels, held.tolist(), looked.graph.key)
+        return cls(looked, held, part, photos(paths, content), y, judges, key)
 
     @property
     def y_held(self) -> np.ndarray:
@@ -58,7 +63,7 @@ class Material:
     @property
     def counts(self) -> np.ndarray:
         """[C] photos of each class that are learned."""
-        return np.bincount(self.y, minlength=len(self.looked.classes))
+        return np.bincount(self.part.y, minlength=len(self.looked.classes))
 
 
 def known_boxes(catalog: Catalog) -> dict[str, np.ndarray] | None:

@@ -173,12 +173,14 @@ class Training(nn.Module):
         self.method, self.criterion = method, criterion
 
     def forward(self, x: Tensor, targets: Tensor, **more: Any) -> dict[str, Tensor]:
-        """x, targets, more: the fields of a `Batch`. ``accuracy`` is told for hard targets."""
+        """x, targets, more: the fields of a `Batch`. ``accuracy`` is told for hard targets, of the photos whose class
+        is known (NaN: there are none)."""
         batch = Batch(x, targets, self.method.views, **more)
         losses = self.method.training_step(batch, self.criterion)
         logits = losses.pop("logits").detach()
         if targets.ndim == 1:
-            losses["accuracy"] = (logits.argmax(1) == targets).float().mean()
+            right, known = logits.argmax(1) == targets, targets < logits.shape[1]
+            losses["accuracy"] = right.sum() / known.sum()
         return losses
 
     def logits(self, x: Tensor) -> Tensor:

@@ -170,11 +170,13 @@ def deadline(budget: float, photos: int, rate: float) -> float:
     return budget * (1 - RESERVE) - WRITING - photos / rate
 
 
-def data_key(content: Sequence[str], labels: Sequence[str], held: Sequence[bool], graph: str) -> str:
+def data_key(
+    content: Sequence[str], labels: Sequence[str], held: Sequence[bool], graph: str, *more: object
+) -> str:
     """What a run belongs to, as one SHA-256: a killed one goes on only with the same.
 
     content: hashes of the photos [N], in order; labels: their classes; held: which of them judge; graph: key of
-    the frozen network that looked at them (`DescriptorGraph.key`).
+    the frozen network that looked at them (`DescriptorGraph.key`); more: what else there is.
     """
-    of = [list(content), list(labels), [bool(one) for one in held], graph]
+    of = [list(content), list(labels), [bool(one) for one in held], graph, *more]
     return hashlib.sha256(json.dumps(of).encode()).hexdigest()

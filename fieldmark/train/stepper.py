@@ -59,12 +59,14 @@ class Stepper:
         rows: Sequence[int],
         step: int,
         progress: float,
+        coarse: bool = False,
     ) -> None:
-        """All turns of a batch: images [V B, ...], targets [B] or [B, C], boxes [V B, 4]. rows: numbers of its photos;
-        step: so many were done before; progress: of the phase, from 0 to 1."""
+        """All turns of a batch: images [V B, ...], targets, boxes [V B, 4], progress and coarse are those of a `Batch`.
+        rows: numbers of its photos; step: so many were done before."""
         optimizer.set_rate(self.optimizer, progress)
         for turn in range(self.learner.turns):
-            losses = self._gradients(images, targets, boxes, rows, step, {"turn": turn, "progress": progress})
+            more = {"turn": turn, "progress": progress, "coarse": coarse}
+            losses = self._gradients(images, targets, boxes, rows, step, more)
             if losses is not None:
                 if self.plan.clip:
                     self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
@@ -87,7 +89,7 @@ class Stepper:
         """Losses and gradients of a batch, gathered in parts where it does not fit into memory as a whole."""
         while True:
             try:
-                sums: dict[str, float] = {}
+                sums, told = dict[str, float](), dict[str, float]()
                 for at in range(0, len(targets), self.micro):
                     part = slice(at, at + self.micro)
                     x, places = (self._part(one, len(targets), part) for one in (images, boxes))
@@ -95,10 +97,13 @@ class Stepper:
                     with self.accelerator.autocast():
                         losses = self.shared(x, targets[part], boxes=places, **more)
                     for name, value in losses.items():
-                        sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
+                        now = float(value.detach())
+                        if name == "loss" or not math.isnan(now):  # it may be told of no photo of this part
+                            sums[name] = sums.get(name, 0.0) + now * share
+                            told[name] = told.get(name, 0.0) + share
                     self.accelerator.backward(losses["loss"] * share)
                 if self._everywhere(math.isfinite(sums["loss"])):
-                    return sums
+                    return {name: value / told[name] for name, value in sums.items()}
                 self._not_finite(rows, step)
                 return None
             except (torch.OutOfMemoryError, MemoryError) as error:

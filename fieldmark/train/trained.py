@@ -46,10 +46,11 @@ class Judged:
 class Trained:
     """A recogniser, before it is written.
 
-    graph: from pixels to descriptor; paths, content (hashes), y: [N] of the photos that it was made from;
-    network: what the method was made with, beside its backbone; seconds: by what they were spent on; tried: what was
-    compared on the way; chosen: settings that were found; curve: a row an evaluation; cross_validation: of `by_fold`,
-    out_of_fold: answers to all photos by models that did not see them, where such models were trained.
+    graph: from pixels to descriptor; paths, content (hashes), y: [N] of the photos that it was made from; coarse: path
+    -> content hash of those that taught beside them by a coarser group alone; network: what the method was made with,
+    beside its backbone; seconds: by what they were spent on; tried: what was compared on the way; chosen: settings that
+    were found; curve: a row an evaluation; cross_validation: of `by_fold`, out_of_fold: answers to all photos by models
+    that did not see them, where such models were trained.
     """
 
     settings: Settings
@@ -63,6 +64,7 @@ class Trained:
     head: Head
     engine: str
     mode: str = "instant"
+    coarse: dict[str, str] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
     computed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)

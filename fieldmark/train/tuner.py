@@ -20,6 +20,7 @@ from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import imbalance, loggers, start
 from fieldmark.train.best import Score
 from fieldmark.train.checkpoint import Checkpoint
+from fieldmark.train.coarse import Coarse, Ranks
 from fieldmark.train.finish import finished
 from fieldmark.train.head import fit_head
 from fieldmark.train.instant import Instant, Looked
@@ -35,7 +36,6 @@ from fieldmark.train.telling import Teller
 from fieldmark.train.trained import Trained
 from fieldmark.train.warm import descriptors_of_views, warm_head
 
-Ranks = Mapping[str, Mapping[str, str | None]]
 #: Photos a second that a finished model is taken to look at, where all of them were in the cache.
 USUAL_RATE = 50.0
 
@@ -43,8 +43,8 @@ USUAL_RATE = 50.0
 class Finetune:
     """One fine-tuning run.
 
-    folder: of its plan, checkpoints and kept maps; progress: as `Instant` has it; ranks: rank -> class -> its group,
-    finest first; boxes: path -> the thing's box, where known.
+    folder: of its plan, checkpoints and kept maps; progress: as `Instant` has it; ranks: of the classes; boxes: path ->
+    the thing's box, where known; coarse: photos without a class, for methods that use ranks.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class Finetune:
         logger: loggers.Logger = loggers.NOTHING,
         ranks: Ranks | None = None,
         boxes: Mapping[str, np.ndarray] | None = None,
+        coarse: Coarse | None = None,
     ):
         self.ranks, self.boxes, self.card = ranks or {}, boxes, methods.card(instant.settings.method)
+        self.coarse = coarse or Coarse()
         #: The method whose frozen descriptor it begins with; none where it has layers that know nothing yet.
         self.frozen = None if recipe.settings else methods.frozen(self.card.name)
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
@@ -84,7 +86,8 @@ class Finetune:
         """held: [N] bool, the photos that are kept out of the weights."""
         if not held.any():
             return self._instant(looked, "too few photos for any to judge fine-tuning")
-        material = Material.of(looked, held, self.boxes)
+        coarse = self.coarse.taught(looked.classes, self.ranks, looked.groups[held])
+        material = Material.of(looked, held, self.boxes, coarse)
         part, y_held = material.part, material.y_held
         space, choice, _ = self.instant.select(part)
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
@@ -93,7 +96,7 @@ class Finetune:
         asked = self.recipe.key(self.card.name, self.settings.seed)
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
             fresh = self.frozen is None
-            made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler, fresh)
+            made = self.planner.plan(network, len(material.y), len(y_held), uneven.sampler, fresh)
             if made is not None:
                 made.model_copy(update={"data": material.key, "asked": asked}).write(self.folder)
         self.accelerator.wait_for_everyone()
@@ -113,7 +116,7 @@ class Finetune:
         number, saved = newest(self.folder)
         if self.recipe.budget is not None:
             self.watch.deadline = self.planner.deadline(len(part.y), len(y_held))
-        for line in (plan.why, *plan.describe(), uneven.why):
+        for line in filter(None, (plan.why, *plan.describe(), uneven.why, coarse.why)):
             self.tell("note", line)
         try:
             if saved is None:
@@ -142,18 +145,20 @@ class Finetune:
                     "tta": method.tta,
                     "selects": method.selects,
                 }
-            trained.computed, trained.skipped = self.instant.computed, self.instant.skipped
+            trained.computed, trained.skipped = self.instant.computed, self.instant.skipped + coarse.left
+            trained.coarse = dict(zip(coarse.photos.paths, coarse.photos.content, strict=True))
             trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
             trained.warnings += self.instant.warnings
         seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
         trained.curve = [row for outcome in outcomes for row in outcome.best.rows]
         trained.chosen |= {
             "held_out": len(y_held),
+            "coarse": len(trained.coarse),
             "held_out_top1": reached.accuracy,
             "held_out_top1_instant": measure.accuracy,
             "held_out_nll": reached.nll,
             "held_out_nll_instant": measure.nll,
-            "epochs": round(seen / len(part.y), 3),
+            "epochs": round(seen / len(material.y), 3),
             "photos_per_second": round(seen / max(seconds, 1e-9), 2),
             "stopped": outcomes[-1].stopped,
             "resumed_at_step": self.resumed_at,

@@ -213,6 +213,25 @@ class TestAssign:
             named = {split for split, name in zip(done.splits, done.column("group"), strict=True) if name}
             assert len(named) == 1
 
+    def test_photos_without_a_label_teach_unless_they_are_like_others(self, tmp_path):
+        folder(tmp_path, classes=3, each=20)
+        before = by_path(assign(Catalog.read(tmp_path)))
+        tested = sorted(path for path, part in before.items() if part == "test")
+        lines = [f"{path},{Path(path).parent.name}" for path in before]
+        for number in range(3):
+            picture(5000 + number).save(tmp_path / f"new{number}.png")
+            (tmp_path / f"copy{number}.jpg").write_bytes(Path(tested[number]).read_bytes())
+            lines += [f"new{number}.png,", f"copy{number}.jpg,"]
+        ranks = {"class 0": "odd", "class 1": "even", "class 2": "even"}
+        lines = [line + "," + ranks.get(line.partition(",")[2], "odd") for line in lines]
+        (tmp_path / "t.csv").write_text("\n".join(["path,label,rank", *lines]))
+        after = by_path(assign(Catalog.read(tmp_path / "t.csv")))
+        assert {path: part for path, part in after.items() if path in before} == before
+        assert {Path(path).name: part for path, part in after.items() if path not in before} == {
+            **{f"new{number}.png": "train" for number in range(3)},
+            **{f"copy{number}.jpg": "test" for number in range(3)},
+        }
+
     def test_unreadable_photos_are_listed_and_dropped(self, tmp_path):
         folder(tmp_path, classes=2, each=4)
         (tmp_path / "class 0/empty.jpg").touch()

@@ -32,8 +32,8 @@ class TestFGN(TrainedTests):
         assert species.shape == (4, 16)
         whole = torch.cat([family, genus, species], 1)
         # Families of the labels: 0, 1, unknown, 1; genera: 0, 1, 2, unknown.
-        by_family = F.cross_entropy(method.heads[0](whole)[[0, 1, 3]], torch.tensor([0, 1, 1]))
-        by_genus = F.cross_entropy(method.heads[1](whole[:3, 16:]), torch.tensor([0, 1, 2]))
+        by_family = F.cross_entropy(method.heads[0](whole)[[0, 1, 3]], torch.tensor([0, 1, 1])) * 3 / 4
+        by_genus = F.cross_entropy(method.heads[1](whole[:3, 16:]), torch.tensor([0, 1, 2])) * 3 / 4
         by_species = F.cross_entropy(method.head(species), labels)
         torch.testing.assert_close(losses["loss"], by_species + by_family + by_genus)
         torch.testing.assert_close(losses["loss_of_family"], by_family.detach())
@@ -52,6 +52,25 @@ class TestFGN(TrainedTests):
         with torch.inference_mode():  # and yet they read them
             slices[2] += 1
             assert not torch.allclose(method.rank_logits(slices)[0], family)
+
+    def test_labels_of_any_rank(self):
+        """A genus teaches the heads of genus and family, a family that of the family; the last slice learns of none."""
+        method: Any = self.make("test_resnet", 64, task=PARTLY)
+        x, labels = images(3, 64), torch.tensor([1, 6, 10])  # a species, genus 1, family 1
+        losses = method.training_step(Batch(x, labels, coarse=True), CRITERION)
+        family, genus, species = (layer(method.backbone(x).embedding) for layer in method.split)
+        whole = torch.cat([family, genus, species], 1)
+        expected = (
+            F.cross_entropy(method.heads[0](whole), torch.tensor([0, 1, 1])) * 3
+            + F.cross_entropy(method.heads[1](whole[:2, 16:]), torch.tensor([0, 1])) * 2
+            + F.cross_entropy(method.head(species[:1]), labels[:1])
+        )
+        torch.testing.assert_close(losses["loss"], expected / 3)
+        slope = torch.autograd.grad(
+            method.training_step(Batch(x[1:], labels[1:], coarse=True), CRITERION)["loss"],
+            [method.split[2][0].weight, method.split[0][0].weight],
+        )
+        assert slope[0].abs().max() == 0 and slope[1].abs().max() > 0
 
     def test_photos_mixed(self):
         method = self.make("test_resnet", 64, task=PARTLY)
@@ -111,28 +130,53 @@ class TestHRN(TrainedTests):
         )
 
     def test_labels_of_any_rank(self):
-        method, x, criterion = self.partly(), images(4, 64), CRITERION
-        nodes = method.tree.ancestors[torch.tensor([0, 1, 2, 3])]
-        whole = method.training_step(Batch(x, torch.tensor([0, 1, 2, 3])), criterion)
-        same = method.partly_labelled_step(x, nodes, criterion)
-        torch.testing.assert_close(same["loss"], whole["loss"])
-        nodes = nodes.clone()
-        nodes[1, 2:], nodes[2, 1:], nodes[3] = -1, -1, -1  # a genus, a family, nothing
-        losses = method.partly_labelled_step(x, nodes, criterion)
+        method, x = self.partly(), images(4, 64)
+        labels = torch.tensor([0, 6, 8, 4])  # a species, genus 1, the genus that stands in, a species
+        assert method.tree.sizes == [3, 4, 5]
+        losses = method.training_step(Batch(x, labels, coarse=True), CRITERION)
         log_p = method.log_marginals(method.ranks(method.backbone(x).last))
-        of_tree = -(log_p[2][0, 0] + log_p[1][1, nodes[1, 1]] + log_p[0][2, nodes[2, 0]]) / 3
-        torch.testing.assert_close(
-            losses["loss"], of_tree + F.cross_entropy(method(x)[:1], torch.tensor([0]))
-        )
+        of_tree = -(log_p[2][0, 0] + log_p[1][1, 1] + log_p[1][2, 3] + log_p[2][3, 4]) / 4
+        of_classes = F.cross_entropy(method(x)[[0, 3]], labels[[0, 3]]) * 2 / 4
+        torch.testing.assert_close(losses["loss"], of_tree + of_classes)
         torch.testing.assert_close(losses["logits"], method(x))
 
+    @pytest.mark.parametrize("loss", [DEFAULT_LOSS, "cross_entropy+0.1*center"])
+    def test_parts_of_a_batch_add_up(self, loss):
+        """Gradients of two halves, one of which knows no class, are those of the whole."""
+        method, x = self.partly(), images(4, 64)
+        criterion = build(loss, classes=5, embedding=5).eval()
+        labels, weights = (
+            torch.tensor([3, 4, 6, 9]),
+            [p for n, p in method.named_parameters() if "nodes" in n],
+        )
+        weights += [method.head.weight]
+
+        def slopes(part: slice) -> list[torch.Tensor]:
+            step = method.training_step(Batch(x[part], labels[part], coarse=True), criterion)
+            return list(torch.autograd.grad(step["loss"], weights))
+
+        whole, halves = slopes(slice(None)), [slopes(slice(0, 2)), slopes(slice(2, 4))]
+        for all_, one, two in zip(whole, *halves, strict=True):
+            torch.testing.assert_close(all_, (one + two) / 2, rtol=1e-4, atol=1e-6)
+        assert halves[1][-1].abs().max() == 0, "the head is the classes'"
+
+    def test_photos_mixed_with_coarser_ones(self):
+        """Half a species, half a genus: half of each one's likelihood; the classes' loss sees pure classes only."""
+        method, x = self.partly(), images(2, 64)
+        shares = torch.zeros(2, 7)
+        shares[0, [1, 6]], shares[1, [2, 3]] = 0.5, 0.5
+        losses = method.training_step(Batch(x, shares, coarse=True), CRITERION)
+        log_p = method.log_marginals(method.ranks(method.backbone(x).last))
+        of_tree = -(log_p[2][0, 1] + log_p[1][0, 1] + log_p[2][1, 2] + log_p[2][1, 3]) / 4
+        of_classes = F.cross_entropy(method(x)[1:], shares[1:, :5]) / 2
+        torch.testing.assert_close(losses["loss"], of_tree + of_classes)
+
     def test_coarse_labels_alone_teach(self):
-        """Trained on families only, it tells families, and does not say which species."""
+        """Trained on genera only, it tells genera, and does not say which species."""
         method: Any = self.make("test_resnet", 64, fresh=True)
         labels = torch.arange(8) % CLASSES
         x = images(CLASSES, 64, seed=3)[labels] + 0.3 * images(8, 64)
-        nodes = method.tree.ancestors[labels].clone()
-        nodes[:, -1] = -1
+        genera = method.tree.ancestors[labels, 0]
         optimizer = torch.optim.AdamW(
             [p for n, p in method.named_parameters() if not n.startswith("backbone")], 1e-2, weight_decay=0.0
         )
@@ -142,7 +186,7 @@ class TestHRN(TrainedTests):
         head = method.head.weight.detach().clone()
         method.backbone = _Given(last)  # type: ignore[assignment]
         for _ in range(60):
-            step = method.partly_labelled_step(x, nodes, criterion)
+            step = method.training_step(Batch(x, CLASSES + genera, coarse=True), criterion)
             optimizer.zero_grad()
             step["loss"].backward()
             optimizer.step()
@@ -150,14 +194,8 @@ class TestHRN(TrainedTests):
         assert losses[-1] < 0.3 * losses[0]
         with torch.inference_mode():
             genus = method.log_marginals(method.ranks(last))[0]
-        assert torch.equal(genus.argmax(1), nodes[:, 0])
+        assert torch.equal(genus.argmax(1), genera)
         assert torch.equal(method.head.weight.detach(), head)
-
-    def test_nothing_known(self):
-        method = self.partly()
-        losses = method.partly_labelled_step(images(2, 64), torch.full((2, 3), -1), CRITERION)
-        assert float(losses["loss"]) == 0
-        losses["loss"].backward()
 
     def test_no_tree(self):
         with pytest.raises(UsageError, match="hrn needs a tree"):

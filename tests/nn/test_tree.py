@@ -8,7 +8,7 @@ from math import exp, log
 import pytest
 import torch
 
-from fieldmark.nn.tree import Tree, finest_nll, shares_nll
+from fieldmark.nn.tree import Tree, shares_nll
 from fieldmark.runtime.errors import UsageError
 
 #: Seven classes: genera 0 to 3 (class 6: not known), families 1 and 0 (genus 3: not known).
@@ -51,7 +51,14 @@ def test_levels_and_ancestors():
         [2, 3, 5],  # genus 3 has none: a node of its own
         [0, 4, 6],  # no genus: a node of its own, below family 0
     ]
-    assert one.known.tolist()[4:] == [[True, True, True], [False, True, True], [True, False, True]]
+    assert one.known.tolist()[4:7] == [[True, True, True], [False, True, True], [True, False, True]]
+    assert one.paths.tolist()[:7] == one.ancestors.tolist()
+    assert one.paths.tolist()[7:] == [  # genera, then families
+        *([1, 0, -1], [1, 1, -1], [0, 2, -1], [2, 3, -1], [0, 4, -1]),
+        *([0, -1, -1], [1, -1, -1], [2, -1, -1]),
+    ]
+    assert one.known[10:12].tolist() == [[False, True, False], [True, False, False]]
+    assert one.known[12:].tolist() == [[True, False, False], [True, False, False], [False, False, False]]
     assert [one.parent_of(level).tolist() for level in range(3)] == [
         [0, 0, 0],
         [1, 1, 0, 2, 0],
@@ -68,10 +75,12 @@ def test_data_that_contradict_themselves():
     assert one.groups == [[2], [0, 1]]
 
 
-def test_nodes_of_groups():
+def test_labels_of_any_rank():
+    """Numbers go on after the classes: 7 to 11 are genera, 12 to 14 families. The finest known one is taken."""
     one = tree()
-    assert [one.node(0, family) for family in (0, 1, 2, -1)] == [0, 1, -1, -1]
-    assert [one.node(1, genus) for genus in (3, -1)] == [3, -1]
+    assert one.labels([(3, -1, 0, 9, -1), (1, 1, -1, 0, -1)]) == [10, 13, 7, 12, -1]
+    contradictory = Tree(3, [(0, 0, 0), (1, 1, 0)])
+    assert contradictory.labels([(-1, -1), (0, 1)]) == [-1, 4], "no class is left in family 0"
 
 
 def test_no_ranks():
@@ -157,12 +166,20 @@ def test_gradients():
 
 def test_shares_of_groups():
     one = tree()
-    shares = one.shares(torch.tensor([4, 5]))
-    assert shares.tolist() == [[0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 0]]
-    assert one.rolled_up(shares, 0).tolist() == [[1, 0, 0], [0, 0, 0]], "class 5 has no family"
+    assert one.shares(torch.tensor([4, 5])).tolist() == [[0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 0]]
     mixed = torch.tensor([[0.5, 0.0, 0.25, 0.0, 0.0, 0.0, 0.25]])
     assert one.shares(mixed) is mixed
-    assert one.rolled_up(mixed, 1).tolist() == [[0.5, 0.25, 0.0, 0.0, 0.0]], "class 6 has no genus"
+    assert one.rolled_up(one.node_shares(mixed), 1).tolist() == [[0.5, 0.25, 0, 0, 0]], "class 6 has no genus"
+    every = one.node_shares(torch.tensor([4, 5, 8, 12]))
+    assert every.shape == (4, 15) and every.argmax(1).tolist() == [4, 5, 8, 12] and every.sum() == 4
+    assert one.rolled_up(every, 0).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0]], (
+        "class 5 has no family"
+    )
+    assert one.rolled_up(every, 1).argmax(1).tolist()[::2] == [2, 1]
+    assert one.rolled_up(every, 1)[3].sum() == 0, "a family does not say which genus"
+    wide = torch.nn.functional.pad(mixed / 2, (0, 6))  # columns up to the first family
+    wide[0, 12] = 0.5
+    torch.testing.assert_close(one.rolled_up(one.node_shares(wide), 0), torch.tensor([[0.625, 0.375, 0]]))
 
 
 def test_likelihood_of_shares():
@@ -170,16 +187,6 @@ def test_likelihood_of_shares():
     hard = torch.nn.functional.one_hot(torch.tensor([1, 3, 0]), 4).float()
     torch.testing.assert_close(shares_nll(log_p, hard), torch.nn.functional.nll_loss(log_p, hard.argmax(1)))
     hard[1] = 0
-    torch.testing.assert_close(shares_nll(log_p, hard), -(log_p[0, 1] + log_p[2, 0]) / 2)
-    assert shares_nll(log_p, hard * 0) == 0
-
-
-def test_likelihood_of_the_finest_label():
-    one = tree()
-    log_p = one.log_marginals(scores(one, 4))
-    nodes = torch.tensor([[1, 0, 1], [0, 2, -1], [2, -1, -1], [-1, -1, -1]])
-    expected = -(log_p[2][0, 1] + log_p[1][1, 2] + log_p[0][2, 2]) / 3
-    torch.testing.assert_close(finest_nll(log_p, nodes), expected)
-    assert finest_nll(log_p, torch.full((4, 3), -1)) == 0
-    above = torch.tensor([[-1, -1, 1], [-1, 2, -1], [2, -1, -1], [-1, -1, -1]])
-    torch.testing.assert_close(finest_nll(log_p, above), expected)
+    torch.testing.assert_close(shares_nll(log_p, hard), -(log_p[0, 1] + log_p[2, 0]) / 3)
+    parts = shares_nll(log_p[:2], hard[:2]) * 2 / 3 + shares_nll(log_p[2:], hard[2:]) / 3
+    torch.testing.assert_close(parts, shares_nll(log_p, hard))

@@ -255,6 +255,29 @@ class TestTables:
             "unknown split 'holdout' (known: train, val, test)",
         ]
 
+    def test_rows_of_which_a_coarser_rank_is_known_stay(self, tmp_path):
+        """Ranks are read from labelled rows; `sex` is none."""
+        text = (
+            "path,label,family,sex\n1.jpg,a,F,m\n2.jpg,b,G,m\n3.jpg,c,G,m\n9.jpg,c,,f\n"
+            "4.jpg,,F,m\n5.jpg, ,H,\n6.jpg,,,m\n"
+        )
+        catalog = Catalog.read(table(tmp_path, text))
+        assert catalog.labels == ["a", "b", "c", "c", None, None] and catalog.classes == ["a", "b", "c"]
+        assert catalog.ranks() == ["family"] and catalog.coarse.tolist() == [False] * 4 + [True] * 2
+        assert [(Path(one.path).name, one.reason) for one in catalog.skipped] == [("6.jpg", "no label")]
+        catalog.write(tmp_path / "again.csv")
+        assert Catalog.read(tmp_path / "again.csv") == catalog
+        assert not catalog.select([0, 1, 2]).coarse.any()
+
+    def test_the_tree_of_several_tables(self, tmp_path):
+        """One has the classes, another only families."""
+        one = table(tmp_path, "path,label,family\n1.jpg,a,F\n2.jpg,b,G\n3.jpg,c,G\n", "a.csv")
+        two = table(tmp_path, "path,label,family\n4.jpg,,G\n5.jpg,,\n", "b.csv")
+        catalog = Catalog.read([one, two])
+        assert catalog.labels == ["a", "b", "c", None] and catalog.coarse.tolist() == [False] * 3 + [True]
+        assert [Path(one.path).name for one in catalog.skipped] == ["5.jpg"]
+        assert "no usable row" in why_not(two) and "4.jpg: no label" in why_not(two)
+
     def test_what_is_wrong_is_said(self, tmp_path):
         words = why_not(table(tmp_path, "photo,class\n1.jpg,a\n"))
         assert words.endswith("has no column file_name or path; its columns: photo, class")

@@ -14,6 +14,7 @@ import pytest
 from fieldmark.recognizer import Recognizer
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import cross_validation
+from fieldmark.train.coarse import Coarse
 from fieldmark.train.cross_validation import cross_validate, first_share
 from fieldmark.train.instant import Looked
 from fieldmark.train.loop import Watch
@@ -53,6 +54,7 @@ class World:
         self.looked = Looked(graph, CLASSES, names, names, y, np.arange(n), fold, z, [3])
         self.parts: list[tuple[Looked, np.ndarray]] = []
         self.budgets: list[float | None] = []
+        self.coarse: list[list[str]] = []
         self.interrupt: int | None = None
         self.fails: int | None = None
         world = self
@@ -64,6 +66,7 @@ class World:
                 self.folder, self.report, self.watch = place, report, watch
                 self.settings = Settings()
                 world.budgets.append(recipe.budget)
+                world.coarse.append(more[-1].paths)
                 assert abs(watch.spent) < 5, "its own clock"
 
             def fit(self, part: Looked, held: np.ndarray) -> Any:
@@ -101,6 +104,7 @@ class World:
             accelerator=SimpleNamespace(is_main_process=True),
             ranks={},
             boxes=None,
+            coarse=Coarse(["alike photo 1", "like none"], ["x", "y"], np.array([1, 100])),
         )
 
     def validate(self, recipe: Recipe | None = None) -> Any:
@@ -121,6 +125,7 @@ def test_each_photo_is_judged_by_a_model_that_had_no_use_of_it(
         }
         assert not kept & set(part.paths) and len(part.paths) + len(kept) == 12
         assert len(held) == len(part.paths), "it holds out photos of its own"
+        assert world.coarse[number] == (["alike photo 1"] if number != 1 else []) + ["like none"]
     table = trained.out_of_fold.predictions
     assert table["path"].to_pylist() == world.looked.paths
     assert table["fold"].to_pylist() == (world.looked.fold + 1).tolist()
