@@ -26,6 +26,7 @@ import numpy as np
 
 import fieldmark
 from fieldmark import methods
+from fieldmark.data.boxes import all_boxes
 from fieldmark.runtime.bundle import GRAPH, Bundle
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
@@ -89,7 +90,8 @@ def cells(
 
 def fitting(catalog: Catalog) -> list[str]:
     """Methods that these photos and a convolutional backbone can serve."""
-    lacking = {"transformer", *(() if catalog.ranks() else ("tree",))}
+    boxes = any(len(own.places) for own in all_boxes(catalog) or ())
+    lacking = {"transformer", *(() if catalog.ranks() else ("tree",)), *(() if boxes else ("boxes",))}
     return [card.name for card in methods.cards() if card.backbone and not lacking & set(card.needs)]
 
 

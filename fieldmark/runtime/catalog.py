@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fieldmark.runtime import catalog_folders as folders
+from fieldmark.runtime.catalog_boxes import COLUMN as BOXES
+from fieldmark.runtime.catalog_boxes import with_boxes
 from fieldmark.runtime.catalog_tables import ENDINGS, absolute, read_table, write_table
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.image import EXTENSIONS
@@ -27,7 +29,7 @@ class Catalog:
     """An immutable table of photos.
 
     ``table``: columns ``path``, ``label`` (may be null), ``split`` ("train", "val", "test" or null), then any
-    others, kept as read (``group``, coarser ranks, attributes, box, lat, lon, date). ``root``: the folder it
+    others, kept as read (``group``, coarser ranks, attributes, boxes, lat, lon, date). ``root``: the folder it
     was read from, where there is one. ``skipped``: rows that were refused while reading, and why.
     """
 
@@ -41,7 +43,8 @@ class Catalog:
 
         ``source``: class folders (``root/class/photo.jpg``); split folders (``root/train|val|test/class/``);
         a folder that holds ``metadata.csv`` or ``metadata.parquet``; a CSV or Parquet file with ``file_name``
-        or ``path``, ``label``, and optionally ``split``, ``group`` and more; several of these.
+        or ``path``, ``label``, and optionally ``split``, ``group`` and more, with ``boxes.csv`` beside it
+        (`with_boxes`); several of these.
         With ``labelled=False``, also a photo, photos, and any folder (all photos below it); labels are kept
         where a table gives them. Photos are not opened. Raises FieldmarkError in one line.
         """
@@ -148,7 +151,7 @@ class Catalog:
         found = []
         for field_ in self.table.schema:
             name = field_.name
-            if name in ("path", "label", "split", "group") or name.startswith("attribute_"):
+            if name in ("path", "label", "split", "group", BOXES) or name.startswith("attribute_"):
                 continue
             if not _is_text(field_.type, pa):
                 continue
@@ -173,7 +176,7 @@ def _read_file(path: Path, labelled: bool) -> Catalog:
     if not table.num_rows:
         why = f": {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise FieldmarkError(f"no usable row in {path} ({len(skipped)} left out{why})")
-    return Catalog(table, path.parent, skipped)
+    return Catalog(with_boxes(table, path, skipped), path.parent, skipped)
 
 
 def _read_folder(root: Path, labelled: bool) -> Catalog:

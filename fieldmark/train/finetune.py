@@ -12,9 +12,10 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from fieldmark import methods
+from fieldmark.data.boxes import Boxes
 from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.errors import UsageError
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.train import loggers
 from fieldmark.train.cross_validation import cross_validate, first_share
 from fieldmark.train.held_out import hold_out
@@ -39,6 +40,7 @@ def finetune(
 ) -> Trained:
     """Fine-tune on ``catalog`` (its train and val photos). graph: of one scale; folder: for what a killed run
     goes on from; started: ``time.time()`` when the process began; ranks: of `Finetune`."""
+    known = _boxes(catalog, methods.card(instant.settings.method))
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=_precision(recipe.amp),
@@ -49,7 +51,6 @@ def finetune(
         looked = instant.look(catalog, groups, graph)
     splits = dict(zip(catalog.paths, catalog.splits, strict=True))
     held = hold_out(looked, np.array([splits[path] == "val" for path in looked.paths]))
-    known = known_boxes(catalog) if "boxes" in methods.card(instant.settings.method).uses else None
     told = recipe.model_dump(mode="json", exclude_defaults=True) | asdict(instant.settings)
     names = recipe.log if accelerator.is_main_process else ()
     with loggers.opened(names, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
@@ -60,6 +61,19 @@ def finetune(
     if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
         cross_validate(run, recipe, looked, trained)
     return trained
+
+
+def _boxes(catalog: Catalog, card: methods.Card) -> dict[str, Boxes] | None:
+    """The boxes of a catalog, for a method that has to do with them. Raises FieldmarkError where it needs some."""
+    if "boxes" not in (*card.needs, *card.uses):
+        return None
+    known = known_boxes(catalog)
+    if known is None and "boxes" in card.needs:
+        raise FieldmarkError(
+            f"{card.name} needs boxes of the things: give columns box_x, box_y, box_w, box_h (pixels) or boxes in the "
+            "table of photos, or a table boxes.csv with a row a box beside it"
+        )
+    return known
 
 
 def _precision(asked: str) -> str:

@@ -60,8 +60,8 @@ class Stepper:
         step: int,
         progress: float,
     ) -> None:
-        """All turns of a batch: images [V B, ...], targets [B] or [B, C], boxes [V B, 4]. rows: numbers of its photos;
-        step: so many were done before; progress: of the phase, from 0 to 1."""
+        """All turns of a batch: images [V B, ...], targets [B] or [B, C], boxes [V B, K, 5]. rows: numbers of its
+        photos; step: so many were done before; progress: of the phase, from 0 to 1."""
         optimizer.set_rate(self.optimizer, progress)
         for turn in range(self.learner.turns):
             losses = self._gradients(images, targets, boxes, rows, step, {"turn": turn, "progress": progress})

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from fieldmark import methods
+from fieldmark.data.boxes import Boxes
 from fieldmark.data.loader import Photos
 from fieldmark.methods.task import Task
 from fieldmark.runtime.errors import FieldmarkError, UsageError
@@ -44,7 +45,7 @@ class Finetune:
     """One fine-tuning run.
 
     folder: of its plan, checkpoints and kept maps; progress: as `Instant` has it; ranks: rank -> class -> its group,
-    finest first; boxes: path -> the thing's box, where known.
+    finest first; boxes: path -> the things' boxes as shares of the photo's sides, where known.
     """
 
     def __init__(
@@ -57,13 +58,15 @@ class Finetune:
         accelerator: Accelerator,
         logger: loggers.Logger = loggers.NOTHING,
         ranks: Ranks | None = None,
-        boxes: Mapping[str, np.ndarray] | None = None,
+        boxes: Mapping[str, Boxes] | None = None,
     ):
         self.ranks, self.boxes, self.card = ranks or {}, boxes, methods.card(instant.settings.method)
         #: The method whose frozen descriptor it begins with; none where it has layers that know nothing yet.
         self.frozen = None if recipe.settings else methods.frozen(self.card.name)
         if "labels" in self.card.needs and recipe.augment.mixes:
             raise UsageError(f"{self.card.name} needs one class a photo: leave --mixup and --cutmix out")
+        if not methods.get(self.card.name).judged:
+            recipe = recipe.model_copy(update={"floor": False})
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
         self.settings, self.report, self.tell = instant.settings, progress, Teller(progress, logger)
         self.accelerator = accelerator
