@@ -30,7 +30,8 @@ _NEEDS = {
     "pixels": "the photos themselves: no stage can be kept as maps, so an epoch takes longer",
     "labels": "one class a photo: `--mixup` and `--cutmix` do not go with it",
     "tree": "coarser ranks of the classes: columns such as `family` and `order` beside `label` in the table of photos",
-    "boxes": "boxes of the things: columns `box_x`, `box_y`, `box_w`, `box_h` (pixels) in the table of photos",
+    "boxes": "boxes of the things: columns `box_x`, `box_y`, `box_w`, `box_h` (pixels) in the table of photos, or "
+    "[any number a photo](../photos.md#boxes)",
     "transformer": "a vision transformer with a class token, such as `--backbone vit_small_patch16_224`",
 }
 

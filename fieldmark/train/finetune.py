@@ -49,6 +49,11 @@ def finetune(
     )
     with accelerator.main_process_first():  # the others find what it saw in the cache
         looked = instant.look(catalog, groups, graph)
+    if strange := {name for own in (known or {}).values() for name in own.labels if name} - set(
+        looked.classes
+    ):
+        some = ", ".join(sorted(strange)[:3])
+        instant.warnings.append(f"boxes of {some} are left out: no photo that is learned has such a label")
     splits = dict(zip(catalog.paths, catalog.splits, strict=True))
     held = hold_out(looked, np.array([splits[path] == "val" for path in looked.paths]))
     told = recipe.model_dump(mode="json", exclude_defaults=True) | asdict(instant.settings)

@@ -71,8 +71,15 @@ def test_a_detector_finds_with_and_without_a_class_more(
     table: Path, tmp_path: Path, photo_folder: Path
 ) -> None:
     """Taught by the table's boxes; its boxes keep their names when the head gets or loses classes."""
+    rows = list(csv.DictReader(table.open()))
+    rows[0]["boxes"] = '[[8, 8, 40, 40], [0, 0, 9, 9, null, "ghost"]]'
+    with (tmp_path / "photos.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
     recognizer = Recognizer(method="fcos", report=False, settings={"width": 32}, **FLAGS | {"epochs": 12})
-    recognizer.fit(table, out=tmp_path / "run")
+    recognizer.fit(tmp_path / "photos.csv", out=tmp_path / "run")
+    assert "boxes of ghost are left out" in (tmp_path / "run/run.json").read_text()
     photos = sorted(str(path) for path in photo_folder.rglob("*.jpg"))[::6]
     found = list(Locator(Bundle(tmp_path / "run/model"), threshold=0.05)(photos))
     truth = np.array([[8, 8, 48, 48]])
