@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def _parsed(path: str, cell: Any) -> Boxes:
         raise FieldmarkError(
             f"boxes of {path}: {str(cell)[:60]!r} is no list [[x, y, w, h], …] in pixels: correct it, or leave it empty"
         ) from None
-    return _good(found, [None if label is None else str(label) for label in labels])
+    return _good(found, [None if label is None else normalize("NFC", str(label)) for label in labels])
 
 
 def _good(found: np.ndarray, labels: list[str | None]) -> Boxes:

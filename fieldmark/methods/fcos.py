@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOS as Detector
 from torchvision.models.detection.fcos import FCOSHead
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, nms
 
 from fieldmark.losses.combine import Criterion
 from fieldmark.methods import Card, base
@@ -110,15 +110,12 @@ class FCOS(Method):
         """The detector's losses: of classes, sides and centreness, each a sum over cells per cell that lies in a
         box. boxes: as in `Batch`; views without any teach nothing, and without boxes at all the losses are 0 (but
         are computed, so that a step's time can be measured)."""
+        said = {name: value.float() for name, value in self.detector.head(maps).items()}
+        if boxes is None or not boxes.isfinite().any():
+            return {LOSSES[name]: 0.0 * value.sum() for name, value in said.items()}
+        cells, rows = cells_of(maps), boxes.isfinite().all(2).any(1)
+        known = [own[own.isfinite().all(1)] for own in boxes[rows]]
         with torch.autocast(maps[0].device.type, enabled=False):
-            said = {name: value.float() for name, value in self.detector.head(maps).items()}
-            rows = torch.zeros(len(maps[0]), dtype=torch.bool, device=maps[0].device)
-            if boxes is not None:
-                rows = boxes.isfinite().all(2).any(1)
-            if boxes is None or not rows.any():
-                return {LOSSES[name]: 0.0 * value.sum() for name, value in said.items()}
-            cells = cells_of(maps)
-            known = [own[own.isfinite().all(1)] for own in boxes[rows]]
             losses = self.detector.compute_loss(
                 [{"boxes": own[:, :4] * SIDE, "labels": own[:, 4].long()} for own in known],
                 {name: value[rows] for name, value in said.items()},
@@ -129,7 +126,8 @@ class FCOS(Method):
 
     @torch.no_grad()
     def boxes(self, images: Tensor, least: float = 0.05) -> list[Found]:
-        """At most `MOST` a photo, the surest first, without those that overlap a surer one of their class."""
+        """At most `MOST` a photo, the surest first, without those that overlap a surer one, of whichever class:
+        look-alikes are named in the same place, and a thing is one of them."""
         maps = self.pyramid(self.backbone(images))
         cells, said = cells_of(maps), self.detector.head(maps)
         counts = [len(level) for level in cells]
@@ -139,7 +137,11 @@ class FCOS(Method):
             [cells] * len(images),
             [(SIDE, SIDE)] * len(images),
         )
-        return [Found(one["boxes"] / SIDE, one["scores"], one["labels"]) for one in found]
+        kept = [nms(one["boxes"], one["scores"], SAME) for one in found]
+        return [
+            Found(one["boxes"][rows] / SIDE, one["scores"][rows], one["labels"][rows])
+            for one, rows in zip(found, kept, strict=True)
+        ]
 
 
 def cells_of(maps: list[Tensor]) -> list[Tensor]:

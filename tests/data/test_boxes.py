@@ -53,6 +53,8 @@ def test_several_boxes_of_a_photo() -> None:
     np.testing.assert_array_equal(found[0].places, [[1, 2, 4, 6], [5, 5, 15, 15]])
     assert found[0].labels == [None, "猫"] and found[0].places.dtype == np.float32
     assert [one.places.shape for one in found[1:]] == [(0, 4)] * 3 and found[1].labels == []
+    (decomposed,) = all_boxes(catalog(boxes=['[[0, 0, 1, 1, 1, "e\u0301"]]'])) or []
+    assert decomposed.labels == ["é"], "as labels of photos are"
     (listed,) = all_boxes(catalog(boxes=[[[1.0, 2.0, 3.0, 4.0]]])) or []
     assert listed.places.tolist() == [[1, 2, 4, 6]]
 

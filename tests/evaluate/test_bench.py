@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from fieldmark.evaluate import bench
-from fieldmark.evaluate.bench import Cell, cells, read, run, summary
+from fieldmark.evaluate.bench import Cell, cells, fitting, read, run, summary
+from fieldmark.runtime.catalog import Catalog
 
 
 def row(method: str, top1: float, *, seed: int = 0, **more: Any) -> dict[str, str]:
@@ -23,6 +25,15 @@ def row(method: str, top1: float, *, seed: int = 0, **more: Any) -> dict[str, st
     }
     values |= {"answer_ms": 5.0, "mark_hit": "", "error": ""} | more
     return {name: str(value) for name, value in values.items()}
+
+
+def test_methods_that_photos_can_serve() -> None:
+    """Those with what they need: here neither a tree nor a transformer, and boxes in the second set only."""
+    columns = {"path": ["a.jpg", "b.jpg"], "label": ["a", "b"]}
+    without = fitting(Catalog(pa.table(columns)))
+    taught = fitting(Catalog(pa.table({**columns, "boxes": ["[[0, 0, 1, 1]]", None]})))
+    assert {"plain", "two_stage"} <= set(without) and not {"fgn", "transfg"} & set(without)
+    assert set(taught) - set(without) == {"fcos"}
 
 
 def test_the_yardstick_comes_first() -> None:

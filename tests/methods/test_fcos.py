@@ -105,8 +105,18 @@ class TestFCOS(TrainedTests):
             torch.testing.assert_close(steps[2][name], alone[name])
         assert steps[3]["loss"] > plain
 
+    def test_in_half_precision(self):
+        method: Any = self.make("test_resnet", 64)
+        criterion, y = build("cross_entropy", classes=CLASSES, embedding=5), torch.tensor([0, 3])
+        batch = Batch(images(2, 64), y, boxes=BOXES)
+        whole = method.training_step(batch, criterion)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = method.training_step(batch, criterion)
+        for name in ("loss", "classes", "sides", "centreness"):
+            torch.testing.assert_close(half[name], whole[name], rtol=0.03, atol=0.01)
+
     def test_boxes_by_hand(self, monkeypatch):
-        """What cells say becomes boxes; of those that overlap, of one class, the surest is left; weak ones go."""
+        """What cells say becomes boxes; of those that overlap the surest is left; weak ones go."""
         method: Any = self.make("test_resnet", 64)
         method.eval()
         said = {
@@ -122,6 +132,7 @@ class TestFCOS(TrainedTests):
 
         says(2 * 8 + 3, 1, 0.6, [1, 2, 2, 1.5])  # finest level: row 2, column 3
         says(2 * 8 + 4, 1, 0.5, [2, 2, 1, 1.5])  # the same box
+        said["cls_logits"][0, 2 * 8 + 3, 3] = torch.tensor(0.55**2 / 0.5).logit()  # a look-alike
         says(64 + 1 * 4 + 2, 0, 0.4, [1, 1, 3, 1])  # middle level, over the edge
         says(64 + 16 + 3, 2, 0.1, [0.5, 0.5, 0.5, 0.5])
         monkeypatch.setattr(method.detector.head, "forward", lambda maps: said)
