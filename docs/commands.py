@@ -12,8 +12,8 @@ _FRONT = """# Commands
 
 Every verb takes `--config FILE.yaml` (keys are flag names; a flag on the command line overrides the
 file), `--json` (one JSON object as the last line of standard output) and `--quiet`. Progress and notes go
-to standard error. The exit status is 0 (done), 1 (failed) or 2 (wrong usage). What exists at `--out` is
-never written over unless you say `--resume` or `--overwrite`.
+to standard error. The exit status is 0 (done), 1 (failed), 2 (wrong usage) or 130 (interrupted). What exists
+at `--out` is never written over unless you say `--resume` or `--overwrite`.
 
 With `FIELDMARK_DEBUG=1` an error shows its traceback.
 """

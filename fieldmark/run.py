@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import time
@@ -23,13 +24,15 @@ from fieldmark.run_folder import (
     write_skipped,
     write_training,
 )
-from fieldmark.run_photos import check, hashes, learned, ranks, splits_of
+from fieldmark.run_photos import check, contradictions, hashes, learned, ranks, splits_of
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Skipped
 from fieldmark.train import processes
+from fieldmark.train.choose import AUTO, resolved
 from fieldmark.train.instant import Instant
+from fieldmark.train.plan import PLAN
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.scratch_recipe import FromScratch, divide
 from fieldmark.train.trained import Trained
@@ -56,14 +59,23 @@ def train(
 
     Of several processes one writes; the others give an empty `Run`.
     """
-    settings, recipe = divide(options)
+    if options.get("method") != AUTO:
+        divide(options)  # what cannot be is refused before any photo is looked for
     catalog = Catalog.read(source)
     check(catalog, source)
+    options, why = resolved(options, catalog)
+    settings, recipe = divide(options)
+    if why:
+        progress("", 0, None, why)
     instant = Instant(settings, progress)
     folder = out / "checkpoints"
     if not processes.main():
         _learn(source, catalog, instant, recipe, folder, started)
         return Run({}, [], [])
+    if recipe is None and (folder / PLAN).exists():
+        raise UsageError(
+            f"the run in {out} was begun as fine-tuning: give its --budget or --epochs, or start again with --overwrite"
+        )
     begin(out, settings)
     try:
         catalog, chosen, trained = _learn(source, catalog, instant, recipe, folder, started)
@@ -77,12 +89,16 @@ def train(
         predictor = _write(out / "model", trained, judged, splits, ranks(chosen, trained.classes))
         seconds = time.time() - started
         test = _Test(predictor, tested, out, progress)
-    except BaseException:
+    except BaseException as error:
         if [path.name for path in out.iterdir()] == [NOTES]:  # nothing was made: the place is free again
             (out / NOTES).unlink()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+            raise FieldmarkError(
+                f"the disk of {out} is full: free some room, and go on with --resume"
+            ) from error
         raise
     skipped = list(dict.fromkeys([*catalog.skipped, *trained.skipped, *test.skipped]))
-    warnings = [*trained.warnings, *test.warnings]
+    warnings = [*trained.warnings, *contradictions(catalog, content), *test.warnings]
     if unknown := catalog.table["split"].null_count:
         warnings.append(f"{unknown} photos have no split in {source}: they are neither learned nor tested")
     summary = {
@@ -113,7 +129,7 @@ def train(
             "photos": len(catalog),
             "classes": len(trained.classes),
         },
-        "chosen": trained.chosen,
+        "chosen": trained.chosen | ({"method": why} if why else {}),
         "curve": trained.curve,
         "cross_validation": trained.cross_validation,
         "tried": trained.tried,

@@ -74,6 +74,20 @@ def _adding(progress: Callable[..., None], what: str, total: int) -> Callable[[i
     return more
 
 
+def contradictions(catalog: Catalog, content: dict[str, str]) -> list[str]:
+    """A warning where equal photos have different labels. content: path -> hash."""
+    labels: dict[str, dict[str, str]] = {}
+    for path, label in zip(catalog.paths, catalog.labels, strict=True):
+        if label is not None and path in content:
+            labels.setdefault(content[path], {}).setdefault(label, path)
+    found = [one for one in labels.values() if len(one) > 1]
+    if not found:
+        return []
+    example = " and ".join(f"{path} ({label})" for label, path in found[0].items())
+    what = "1 photo is" if len(found) == 1 else f"{len(found)} photos are"
+    return [f"{what} there with several labels, such as {example}: remove the wrong ones"]
+
+
 def hashes(paths: list[str], workers: int | None) -> dict[str, str]:
     """Content hashes of the photos that can be read."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fieldmark.recognizer import Recognizer
-from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 
 #: Quick: random weights and small pictures; ten steps of eight photos.
 QUICK: dict[str, Any] = {
@@ -112,6 +112,41 @@ def test_other_photos_are_one_clear_line(photo_folder: Path, tmp_path: Path) -> 
     with pytest.raises(FieldmarkError, match="was begun with other photos, labels, backbone or size"):
         fit(photos, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "plan.json").is_file(), "and nothing is lost"
+
+
+def test_what_a_killed_fine_tuning_learned_is_not_thrown_away(photo_folder: Path, tmp_path: Path) -> None:
+    """By the same command without its --epochs."""
+
+    def progress(what: str, *_: object) -> None:
+        if what == "warming up the head":
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(photo_folder, tmp_path / "run", progress)
+    with pytest.raises(UsageError, match="was begun as fine-tuning: give its --budget or --epochs"):
+        Recognizer(**{**QUICK, "epochs": None, "batch": None}).fit(photo_folder, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "plan.json").is_file()
+
+
+def test_a_full_disk_in_the_midst_of_training(
+    whole: tuple[Path, dict[str, Any]], photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fieldmark.train import checkpoint
+
+    out, write = tmp_path / "run", checkpoint.write
+
+    def full(folder: Path, step: int, *rest: Any) -> None:
+        if step == 4:
+            raise OSError(28, "No space left on device")
+        write(folder, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", full)
+        with pytest.raises(
+            FieldmarkError, match=r"the disk of .*run is full: free some room, and go on with --resume"
+        ):
+            fit(photo_folder, out)
+    assert fit(photo_folder, out).run["resumed_at_step"] == 0 and weights(out) == weights(whole[0])
 
 
 def test_a_folder_without_a_checkpoint_starts_afresh(

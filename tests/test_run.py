@@ -91,6 +91,15 @@ def test_the_run_folder(whole: tuple[Recognizer, Path], photo_folder: Path) -> N
     assert told["n"] == recognizer.run["n_test"] and told["top1"] == recognizer.run["top1"]
 
 
+def test_a_photo_under_two_labels_is_told(photo_folder: Path, tmp_path: Path) -> None:
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+    first, second = sorted(path for path in photos.iterdir() if path.is_dir())[:2]
+    shutil.copy(sorted(first.glob("*.jpg"))[0], second / "again.jpg")
+    warned = fit(photos, tmp_path / "run").warnings
+    assert len(warned) == 1 and warned[0].startswith("1 photo is there with several labels, such as")
+    assert f"({first.name}) and " in warned[0] and f"again.jpg ({second.name})" in warned[0]
+
+
 def test_the_split_reads_back(whole: tuple[Recognizer, Path], photo_folder: Path) -> None:
     _, out = whole
     back = Catalog.read(out / "split.csv")

@@ -72,7 +72,10 @@ def verb(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(*, config: Path | None, json: bool, quiet: bool, **flags: Any) -> None:
-            with errors_as_lines():
+            goes_on = bool(flags.get("out")) and "resume" in flags
+            with errors_as_lines(
+                "interrupted: the same command with --resume goes on" if goes_on else "interrupted"
+            ):
                 function(Screen(json=json, quiet=quiet), **flags)
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -88,7 +91,7 @@ def verb(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 @contextlib.contextmanager
-def errors_as_lines() -> Iterator[None]:
+def errors_as_lines(interrupted: str = "interrupted") -> Iterator[None]:
     """End the process as issue 2 says: 0, 1 (failed), 2 (wrong usage), 130 (interrupted); one line says why.
 
     With FIELDMARK_DEBUG set, the traceback comes too.
@@ -98,7 +101,7 @@ def errors_as_lines() -> Iterator[None]:
     except (typer.Exit, typer.Abort, SystemExit, BrokenPipeError):
         raise
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _fail(interrupted, 130)
     except FieldmarkError as error:
         _fail(str(error), 2 if isinstance(error, UsageError) else 1)
     except ModuleNotFoundError as error:

@@ -59,7 +59,8 @@ def demo(
         summary = recognizer.run
         predictor = Predictor.load(run / "model")
         paths = sorted(str(path) for path in new.rglob("*.jpg"))
-        with open_table(table, columns("path", 5, pooled=False)) as answers:
+        same = {"model": predictor.bundle.key}
+        with open_table(table, columns("path", 5, pooled=False), same=same) as answers:
             for prediction in predictor.stream(paths):
                 answers.write(prediction.to_row())
                 progress("naming new photos", answers.saved, len(paths))

@@ -70,9 +70,10 @@ def locate(
 
     check_table(out, COLUMNS, resume=resume, overwrite=overwrite)
     catalog = Catalog.read(source if len(source) > 1 else source[0], labelled=False)
-    locator = Locator(Bundle(model_folder(model)), most, threshold)
+    bundle = Bundle(model_folder(model))
+    locator, same = Locator(bundle, most, threshold), {"model": bundle.key}
     with (
-        open_table(out, COLUMNS, resume=resume, overwrite=overwrite) as table,
+        open_table(out, COLUMNS, same=same, resume=resume, overwrite=overwrite) as table,
         screen.progress() as progress,
     ):
         before, errors = table.saved, 0
@@ -80,7 +81,11 @@ def locate(
         for row in rows(locator(paths), masks):
             table.write(row)
             errors += row["error"] is not None
-            progress("photos", table.saved, len(catalog))
+            progress("photos", table.saved, len(catalog) + len(catalog.skipped))
+        for item in catalog.skipped:
+            if item.path not in table:
+                table.write({"path": item.path, "error": item.reason})
+                errors += 1
     count = table.saved - before
     screen.note(f"{count} photos to {out} in {screen.seconds():.1f} s")
     if errors:

@@ -59,8 +59,9 @@ def predict(
 ) -> None:
     """Name the photos in a folder, a table or a single file.
 
-    Columns: path, label, score, label_2, score_2 ... label_5, score_5, error. A photo that cannot be read
-    keeps its row, with the reason in the column error.
+    Columns: path, label, score, label_2, score_2 ... label_5, score_5, error, model. A photo that cannot be
+    read keeps its row, with the reason in the column error. model is a short name of the model's content:
+    --resume goes on with the same model only.
     """
     from fieldmark.runtime.errors import UsageError
 
@@ -86,9 +87,10 @@ def predict(
     if out is None:
         count, errors = _show(screen, answers(()), key, top, alone=len(paths) == 1)
     else:
+        same = {"model": predictor.bundle.key}
         total = len(paths) + len(skipped) if by is None else len({*catalog.column(by)}) if catalog else 0
         with (
-            open_table(out, kinds, key=key, resume=resume, overwrite=overwrite) as table,
+            open_table(out, kinds, key=key, same=same, resume=resume, overwrite=overwrite) as table,
             screen.progress() as progress,
         ):
             before, errors = table.saved, 0

@@ -114,6 +114,7 @@ class Screen:
                 return super().render(task) if task.fields["counted"] else ""
 
         tasks: dict[str, Any] = {}
+        reached: dict[str, int] = {}
         with Bars(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}", markup=False),
@@ -137,6 +138,9 @@ class Screen:
                 if what not in tasks:
                     end_open()  # a stage without a count ends where the next begins
                     tasks[what] = bars.add_task(what, total=total, counted=total is not None, aside="")
+                elif done < reached[what]:  # it begins again, as training does in every phase
+                    bars.reset(tasks[what])
+                reached[what] = done
                 bars.update(tasks[what], completed=done, total=total, aside=aside)
 
             self._bar = bars
@@ -149,12 +153,16 @@ class Screen:
 
 def _plain_lines() -> Progress:
     last = {"": time.monotonic()}
+    reached: dict[str, int] = {}
 
     def report(what: str, done: int, total: int | None = None, aside: str = "") -> None:
         if not what:
             print(f"fieldmark: {aside}", file=sys.stderr, flush=True)
             return
         now = time.monotonic()
+        if done < reached.get(what, 0):
+            last.pop(what, None)
+        reached[what] = done
         ended = total is not None and done >= total
         if now - max(last.get(what, 0), last[""]) >= _EVERY or (ended and last.get(what) != math.inf):
             count = "" if total is None else f": {done} of {total}"

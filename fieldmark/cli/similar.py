@@ -51,8 +51,9 @@ def similar(
     from fieldmark.runtime.predictor import Predictor
 
     predictor = Predictor.load(model_folder(model), engine=engine, precision=precision, workers=workers)
+    query = None if photo is None else _query(predictor, photo)
     paths, labels, gallery = _gallery(screen, predictor, within)
-    if photo is None:
+    if photo is None or query is None:
         with_label = [place for place, label in enumerate(labels) if label is not None]
         if not with_label:
             raise FieldmarkError(f"{within} has no labels to judge by: name a PHOTO to search for")
@@ -67,17 +68,6 @@ def similar(
             screen.say(f"same found    {tar:.1%} where {far:.1%} of the different pass as same")
         screen.answer(report.to_dict())
         return
-    query = predictor.embed([str(photo)])
-    if query[0, 0] != query[0, 0]:
-        from fieldmark.runtime.image import load
-
-        load(photo)  # says what is wrong with it
-        raise FieldmarkError(f"{photo} cannot be read")
-    if query.shape[1] != gallery.shape[1]:
-        raise FieldmarkError(
-            f"{within} holds embeddings of {gallery.shape[1]} numbers, this model gives {query.shape[1]}: "
-            "write them with this model"
-        )
     index, cosines = retrieval.similar(query, gallery, min(k + 1, len(gallery)))
     own = photo.resolve()
     found = [
@@ -91,6 +81,16 @@ def similar(
     screen.answer({"photo": photo, "similar": found})
 
 
+def _query(predictor: Predictor, photo: Path) -> np.ndarray:
+    """The photo's embedding [1, D]. Raises FieldmarkError where it cannot be read."""
+    from fieldmark.runtime.errors import FieldmarkError
+
+    (answer,) = predictor.answers([str(photo)], "embedding")
+    if answer.values is None:
+        raise FieldmarkError(f"{photo}: {answer.error}")
+    return answer.values[None]
+
+
 def _gallery(
     screen: Screen, predictor: Predictor, source: str
 ) -> tuple[list[str], list[str | None], np.ndarray]:
@@ -99,7 +99,10 @@ def _gallery(
 
     from fieldmark.runtime.errors import FieldmarkError
 
-    if Path(source).suffix.lower() == ".parquet" and (stored := _stored(Path(source))) is not None:
+    if (
+        Path(source).suffix.lower() == ".parquet"
+        and (stored := _stored(Path(source), predictor.bundle.key)) is not None
+    ):
         return stored
     from fieldmark.cli.embed import read_photos, rows
 
@@ -110,7 +113,7 @@ def _gallery(
     with screen.progress() as progress:
         for done, row in enumerate(rows(predictor, catalog), 1):
             progress("photos", done, len(catalog))
-            if row["embedding"] is not None:
+            if row.get("embedding") is not None:
                 paths.append(row["path"])
                 labels.append(row["label"])
                 vectors.append(row["embedding"])
@@ -121,23 +124,27 @@ def _gallery(
     return paths, labels, np.stack(vectors)
 
 
-def _stored(path: Path) -> tuple[list[str], list[str | None], np.ndarray] | None:
-    """What ``fieldmark embed`` wrote; None for a Parquet table without embeddings (a catalog)."""
+def _stored(path: Path, model: str) -> tuple[list[str], list[str | None], np.ndarray] | None:
+    """What ``fieldmark embed`` wrote with this model; None for another Parquet table (a catalog)."""
     import numpy as np
     from pyarrow import ArrowInvalid, parquet
 
     from fieldmark.runtime.errors import FieldmarkError
 
     try:
-        names = parquet.read_schema(path).names
-        if "embedding" not in names:
+        wanted = ["path", "label", "embedding", "model"]
+        if not set(wanted) <= set(parquet.read_schema(path).names):
             return None
-        table = parquet.read_table(path, columns=["path", "label", "embedding"])
+        table = parquet.read_table(path, columns=wanted)
     except ArrowInvalid as error:
         raise FieldmarkError(f"{path} cannot be read as Parquet") from error
     table = table.filter(table["embedding"].is_valid())
     if not len(table):
         raise FieldmarkError(f"{path} holds no embeddings")
+    if others := set(table["model"].unique().to_pylist()) - {model}:  # their cosines would mean nothing
+        raise FieldmarkError(
+            f"{path} holds embeddings of another model ({min(others)}, this is {model}): write them with this one"
+        )
     flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     vectors = np.asarray(flat, np.float32).reshape(len(table), -1)
     return table["path"].to_pylist(), table["label"].to_pylist(), vectors

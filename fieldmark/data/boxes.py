@@ -10,7 +10,7 @@ from unicodedata import normalize
 import numpy as np
 
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.catalog_boxes import COLUMN, number
+from fieldmark.runtime.catalog_boxes import COLUMN, SIDES, number
 from fieldmark.runtime.errors import FieldmarkError
 
 
@@ -30,6 +30,12 @@ def boxes(catalog: Catalog, name: str = "box") -> np.ndarray | None:
     if not set(columns) <= set(catalog.table.column_names):
         return None
     return _corners([[number(value) for value in catalog.column(column)] for column in columns])
+
+
+def has_boxes(catalog: Catalog) -> bool:
+    """Has the catalog the columns of one box a photo, or of several?"""
+    columns = set(catalog.table.column_names)
+    return COLUMN in columns or set(SIDES) <= columns
 
 
 def all_boxes(catalog: Catalog) -> list[Boxes] | None:

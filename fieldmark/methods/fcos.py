@@ -46,8 +46,8 @@ GROUP, AT_FIRST = 32, 4.0
 SIDE = 1024
 #: What the detector's outputs are, and its losses (that of ``cls_logits`` is called ``classification`` there).
 LOSSES = {"cls_logits": "classes", "bbox_regression": "sides", "bbox_ctrness": "centreness"}
-#: Boxes that overlap more than this are one (0.6 in the paper: on steel_defects as precise, with half more boxes); boxes
-#: a photo.
+#: Boxes that overlap more than this are one (0.6 in the paper: half more boxes, on steel_defects no more precise);
+#: boxes a photo.
 SAME, MOST = 0.5, 100
 
 

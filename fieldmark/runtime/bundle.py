@@ -109,6 +109,13 @@ class Bundle:
     def classes(self) -> list[str]:
         return self.section.classes
 
+    @property
+    def key(self) -> str:
+        """Names what it answers: 12 digits, others for another graph, classes, preprocessing or calibration."""
+        says = self.section.model_dump(mode="json", include={"classes", "preprocess", "decision"})
+        told = json.dumps([self.section.files.get(GRAPH), says], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
+
     def file(self, name: str) -> Path:
         """The path of one of the bundle's files, once its hash has been checked."""
         path = self.path / name

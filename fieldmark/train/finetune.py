@@ -14,9 +14,10 @@ from accelerate.utils import DistributedDataParallelKwargs
 from fieldmark import methods
 from fieldmark.data.boxes import Boxes
 from fieldmark.methods.descriptor import DescriptorGraph
+from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError, UsageError
-from fieldmark.train import loggers
+from fieldmark.train import loggers, start
 from fieldmark.train.cross_validation import cross_validate, first_share
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Instant
@@ -47,6 +48,8 @@ def finetune(
         # A method may leave parts of the backbone out, or learn some heads in one turn and others in the next.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    torch.backends.cudnn.benchmark = True  # views have few sizes: a GPU finds each one's quickest kernel once
+    _rehearse(instant.settings.method, recipe, catalog, graph, ranks)
     with accelerator.main_process_first():  # the others find what it saw in the cache
         looked = instant.look(catalog, groups, graph)
     if strange := {name for own in (known or {}).values() for name in own.labels if name} - set(
@@ -79,6 +82,17 @@ def _boxes(catalog: Catalog, card: methods.Card) -> dict[str, Boxes] | None:
             "table of photos, or a table boxes.csv with a row a box beside it"
         )
     return known
+
+
+def _rehearse(
+    name: str, recipe: Recipe, catalog: Catalog, graph: DescriptorGraph, ranks: Ranks | None
+) -> None:
+    """Raise for a method that these settings, classes or this backbone do not suit, before any photo is looked at."""
+    card = methods.card(name)
+    if "labels" in card.needs and recipe.augment.mixes:
+        raise UsageError(f"{name} needs one class a photo: leave --mixup and --cutmix out")
+    if recipe.settings or {"tree", "transformer"} & set(card.needs):
+        start.method_of(name, graph, Task.of(catalog.classes, ranks), recipe.settings)
 
 
 def _precision(asked: str) -> str:

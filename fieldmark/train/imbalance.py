@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 
@@ -93,8 +93,15 @@ def choose(counts: np.ndarray) -> Imbalance:
     )
 
 
+def check(name: str) -> None:
+    """Raises UsageError for a name that is not one of `NAMES`."""
+    if name not in NAMES:
+        raise UsageError(f"no answer to imbalance is called {name!r}; there are: {', '.join(NAMES)}")
+
+
 def named(name: str, counts: np.ndarray) -> Imbalance:
     """What a user asked for by one of `NAMES`. Raises UsageError for another."""
+    check(name)
     if name == "auto":
         return choose(counts)
     why = f"{name}, as asked for"
@@ -105,10 +112,7 @@ def named(name: str, counts: np.ndarray) -> Imbalance:
     for how in get_args(Weighting):
         if how == name:
             return Imbalance(weights=how, why=why)
-    for sampler in get_args(Evening):
-        if sampler == name:
-            return Imbalance(sampler=sampler, why=why)
-    raise UsageError(f"no answer to imbalance is called {name!r}; there are: {', '.join(NAMES)}")
+    return Imbalance(sampler=cast(Evening, name), why=why)
 
 
 def with_pairs(uneven: Imbalance, loss: str, sampler: Sampler | None = None) -> Imbalance:

@@ -96,6 +96,13 @@ class Network:
         self._cut = cut
         return cut.lower
 
+    def check(self, name: str) -> None:
+        """Raises FieldmarkError where it cannot be cut behind the module called ``name``."""
+        self._below(name)
+        if not self.pixels:
+            self.open(name)
+            self.close()
+
     def freeze(self, name: str | None = None) -> None:
         """Leave all as it is up to the module called ``name`` (none: the whole backbone); what the method takes stays
         the same."""

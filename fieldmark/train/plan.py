@@ -96,9 +96,10 @@ class Phase(BaseModel):
 class Plan(BaseModel):
     """All phases, and what they share.
 
-    data: what it was made for, see `data_key`. warm_views: augmented views of each photo that the head is warmed up
-    with. compile: are the steps compiled? average: decay of the moving average; patience: evaluations without a
-    better one before a phase ends (0: it never ends early); clip: largest norm of the gradient (0: any).
+    data, asked: what it was made for, see `data_key` and `Recipe.key`. warm_views: augmented views of each photo that
+    the head is warmed up with. compile: are the steps compiled? average: decay of the moving average; patience:
+    evaluations without a better one before a phase ends (0: it never ends early); clip: largest norm of the gradient
+    (0: any).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -107,6 +108,7 @@ class Plan(BaseModel):
     photos: int
     held_out: int
     data: str = ""
+    asked: str = ""
     warm_views: int = 0
     phases: list[Phase]
     augment: Augment = Augment()

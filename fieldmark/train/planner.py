@@ -82,6 +82,8 @@ class Planner:
         UsageError for what this backbone cannot do.
         """
         recipe, warm, quick = self.recipe, 0 if fresh else WARM_VIEWS, math.inf
+        if recipe.cut not in (None, "none"):
+            network.check(recipe.cut)
         network.method.begin(0)  # what does not learn takes no time
         self.size = self.gauge.size = self._size(network)
         self.sides = smaller(self.size) if recipe.progressive else []
@@ -102,6 +104,10 @@ class Planner:
                 why += more
         if not found:
             return None
+        if recipe.views == "kept" and not any(one.views for one in found):
+            why += "; no maps can be kept here, so views are new"
+        if recipe.phases == "two" and sum(not one.heads for one in found) < 2:
+            why += "; two phases have no room or time here"
         if recipe.progressive and any(one.views for one in found):
             why += "; kept maps have one size"
         phases, at = [], self.watch.spent + warm * photos / quick
@@ -138,7 +144,8 @@ class Planner:
 
     def _asked(self, network: Network, photos: int, fresh: bool) -> tuple[list[Stretch], str]:
         """By epochs."""
-        epochs, why = float(self.recipe.epochs or 1), f"{self.recipe.epochs} epochs, as asked for"
+        epochs = float(self.recipe.epochs or 1)
+        why = f"{epochs:g} epoch{'s' * (epochs != 1)}, as asked for"
         found = [Stretch(self._cut(network, FRESH), 0, epochs)]
         if self.recipe.views == "kept" and (kept := self._kept(network)):
             room = self._room(photos, measure.entries(network, kept, self.size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fieldmark import losses, methods
 from fieldmark.data.augment.settings import Augment
 from fieldmark.runtime.errors import UsageError
-from fieldmark.train import loggers
+from fieldmark.train import imbalance, loggers
 from fieldmark.train.settings import Settings
 
 #: What fine-tuning may take where neither a budget nor epochs are given.
 BUDGET = "10m"
+#: The mode, and the budget of a comparison, in which only heads are fitted.
+INSTANT = "instant"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 #: Flags whose value goes into `Augment`, by their name there.
 AUGMENT = {
@@ -89,6 +93,12 @@ class Recipe(BaseModel):
         losses.parse(loss)
         return loss
 
+    @field_validator("imbalance")
+    @classmethod
+    def _answer(cls, name: str) -> str:
+        imbalance.check(name)
+        return name
+
     @field_validator("log", mode="before")
     @classmethod
     def _loggers(cls, names: Any) -> Any:
@@ -101,6 +111,11 @@ class Recipe(BaseModel):
     def _seconds(cls, value: Any) -> Any:
         return seconds(value) if isinstance(value, str) else value
 
+    def key(self, method: str, seed: int) -> str:
+        """Names the training that was asked for, as one SHA-256: a killed one goes on only with the same."""
+        told = [method, seed, self.model_dump(mode="json", exclude=ANEW)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Recipe:
         """From options as the command line names them. Raises UsageError for a value that cannot be."""
@@ -112,9 +127,14 @@ class Recipe(BaseModel):
             return cls(**given, **({"augment": Augment(**views)} if views else {}))
         except ValidationError as error:
             first = error.errors()[0]
-            name = str(first["loc"][-1]) if first["loc"] else "setting"
-            raise UsageError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from None
+            inner = str(first["loc"][-1]) if first["loc"] else "setting"
+            name = next((flag for flag, own in AUGMENT.items() if own == inner), inner)
+            why = first["msg"].lower().removeprefix("value error, ")
+            raise UsageError(f"{name} is {first['input']!r}: {why}") from None
 
+
+#: Settings that a killed run may be given anew: how long it takes, its room, who is told, and what is made of it.
+ANEW = {"budget", "folds", "log", "cache_gb", "tta", "floor"}
 
 #: Names of options that only fine-tuning knows, those that it reads in its own way, and those for all modes.
 NAMES = (set(Recipe.model_fields) | set(AUGMENT)) - {"augment", "loss", "label_smoothing", "folds"}
@@ -131,20 +151,27 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
     own = {name: value for name, value in given.items() if name in NAMES}
     card = methods.card(given.get("method", methods.DEFAULT_METHOD))
     timed = not card.instant or given.keys() & {"budget", "epochs"}
-    if given.get("mode", "finetune" if timed else "instant") == "instant":
+    if given.get("mode", "finetune" if timed else INSTANT) == INSTANT:
         if not card.instant:
             raise UsageError(
                 f"{card.name} has layers of its own, which instant mode cannot train: give a --budget or --epochs"
             )
         if own:
             name = {"settings": "set"}.get(name := next(iter(own)), name).replace("_", "-")
-            raise UsageError(f"--{name} belongs to fine-tuning: give a --budget or --epochs, too")
-        return Settings.of(given), None
+            how = "leave --mode instant out" if "mode" in given else "give a --budget or --epochs, too"
+            raise UsageError(f"--{name} belongs to fine-tuning: {how}")
+        settings = Settings.of(given)
+        if "label_smoothing" in given and settings.loss != "cross_entropy":
+            raise UsageError("--label-smoothing needs --loss cross_entropy, or fine-tuning")
+        return settings, None
     own |= {name: given[name] for name in (SHARED | COMMON) & given.keys()}
     rest = {name: value for name, value in given.items() if name not in NAMES | SHARED} | {"mode": "finetune"}
     if not own.keys() & {"budget", "epochs"}:
         own["budget"] = BUDGET
-    return Settings.of(rest), Recipe.of(own)
+    settings = Settings.of(rest)
+    if len(settings.scales) > 1:
+        raise UsageError(f"fine-tuning looks at photos in one --size, not in {len(settings.scales)}")
+    return settings, Recipe.of(own)
 
 
 def seconds(text: str) -> float:

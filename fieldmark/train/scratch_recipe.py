@@ -51,7 +51,7 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | FromScratch |
     given = {name: value for name, value in options.items() if value is not None}
     if given.get("method") != METHOD:
         for name in (*LAYERS, *OWN):
-            if given.pop(name, None):
+            if name in given:
                 raise UsageError(f"--{name.replace('_', '-')} belongs to --method {METHOD}")
         if given.get("mode") == MODE:
             raise UsageError(f"only --method {METHOD} is trained from scratch")

@@ -61,7 +61,8 @@ class Settings:
             raise UsageError(f"no mode is called {self.mode!r}; there are: {', '.join(MODES)}")
         if self.loss not in LOSSES:
             raise UsageError(
-                f"no loss of instant mode is called {self.loss!r}; there are: {', '.join(LOSSES)}"
+                f"no loss of instant mode is called {self.loss!r}; there are: {', '.join(LOSSES)}; "
+                "those of fine-tuning need a --budget or --epochs"
             )
         given = {name: value for name, value in self.preprocess.items() if value is not None}
         try:

@@ -17,7 +17,7 @@ from fieldmark import methods
 from fieldmark.data.boxes import Boxes
 from fieldmark.data.loader import Photos
 from fieldmark.methods.task import Task
-from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import imbalance, loggers, start
 from fieldmark.train.best import Score
 from fieldmark.train.checkpoint import Checkpoint
@@ -63,8 +63,6 @@ class Finetune:
         self.ranks, self.boxes, self.card = ranks or {}, boxes, methods.card(instant.settings.method)
         #: The method whose frozen descriptor it begins with; none where it has layers that know nothing yet.
         self.frozen = None if recipe.settings else methods.frozen(self.card.name)
-        if "labels" in self.card.needs and recipe.augment.mixes:
-            raise UsageError(f"{self.card.name} needs one class a photo: leave --mixup and --cutmix out")
         if not methods.get(self.card.name).judged:
             recipe = recipe.model_copy(update={"floor": False})
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
@@ -95,11 +93,12 @@ class Finetune:
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
         measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
         network, uneven = self._network(material)
+        asked = self.recipe.key(self.card.name, self.settings.seed)
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
             fresh = self.frozen is None
             made = self.planner.plan(network, len(part.y), len(y_held), uneven.sampler, fresh)
             if made is not None:
-                made.model_copy(update={"data": material.key}).write(self.folder)
+                made.model_copy(update={"data": material.key, "asked": asked}).write(self.folder)
         self.accelerator.wait_for_everyone()
         if not (self.folder / PLAN).exists():
             return self._instant(looked, "the budget is too small for fine-tuning", measure)
@@ -107,6 +106,11 @@ class Finetune:
         if plan.data != material.key:
             raise FieldmarkError(
                 f"the run in {self.folder.parent} was begun with other photos, labels, backbone or size: "
+                "give those, or start again with --overwrite"
+            )
+        if plan.asked != asked:
+            raise FieldmarkError(
+                f"the run in {self.folder.parent} was begun with another method or other flags: "
                 "give those, or start again with --overwrite"
             )
         number, saved = newest(self.folder)
@@ -170,54 +174,77 @@ class Finetune:
         material: Material,
         floor: float,
     ) -> list[Outcome]:
-        """Train phase after phase, from ``number`` on, where ``saved`` says how far it came. floor: of `Loop`."""
+        """Train phase after phase, from ``number`` on, where ``saved`` says how far it came. floor: of `Loop`.
+
+        Interrupted between two of them, it ends with what the one before ended with.
+        """
         outcomes, deadline = go_on(self.folder, number, network), self.watch.deadline
         for phase in range(number, len(plan.phases)):
             if deadline is not None:
                 self.watch.deadline = deadline * plan.phases[phase].until
-            if self.accelerator.is_main_process:
-                drop_maps(self.folder, plan, phase)
-            feed = feed_of(
-                network,
-                plan,
-                phase,
-                material.train,
-                material.judges,
-                material.looked.graph.preprocess,
-                folder=self.folder,
-                workers=self.settings.workers,
-                accelerator=self.accelerator,
-                progress=lambda done, total: self.report("making maps", done, total),
-            )
-            folder = self.folder / f"phase-{phase + 1}"
-            self.tell.loop = loop = Loop(
-                network,
-                feed,
-                material.y,
-                material.y_held,
-                plan,
-                phase,
-                self.watch,
-                folder,
-                self.tell,
-                self.accelerator,
-                floor,
-            )
-            if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
-                self.tell("note", why)
-            outcomes.append(loop.run(saved))
+            try:
+                outcomes.append(self._phase(network, plan, phase, saved, material, floor))
+            except KeyboardInterrupt:
+                if phase == 0:
+                    raise
+                network.close()
+                outcomes = go_on(self.folder, phase, network)
+                outcomes[-1] = outcomes[-1]._replace(stopped="interrupted")
             saved = None
-            feed.close()
-            as_it_was(network.module)
-            network.module.cpu()
-            network.close()
             if phase + 1 == len(plan.phases) or outcomes[-1].stopped == "interrupted":
                 break
-            if deadline is not None and loop.agreed(self.watch.spent >= deadline):
+            assert self.tell.loop is not None
+            if deadline is not None and self.tell.loop.agreed(self.watch.spent >= deadline):
                 break
             if self.accelerator.is_main_process:
                 keep_end(self.folder, phase, network, outcomes[-1])
         return outcomes
+
+    def _phase(
+        self,
+        network: Network,
+        plan: Plan,
+        number: int,
+        saved: Checkpoint | None,
+        material: Material,
+        floor: float,
+    ) -> Outcome:
+        """Train one phase, and leave the network whole, with the best weights."""
+        if self.accelerator.is_main_process:
+            drop_maps(self.folder, plan, number)
+        feed = feed_of(
+            network,
+            plan,
+            number,
+            material.train,
+            material.judges,
+            material.looked.graph.preprocess,
+            folder=self.folder,
+            workers=self.settings.workers,
+            accelerator=self.accelerator,
+            progress=lambda done, total: self.report("making maps", done, total),
+        )
+        self.tell.loop = loop = Loop(
+            network,
+            feed,
+            material.y,
+            material.y_held,
+            plan,
+            number,
+            self.watch,
+            self.folder / f"phase-{number + 1}",
+            self.tell,
+            self.accelerator,
+            floor,
+        )
+        if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
+            self.tell("note", why)
+        outcome = loop.run(saved)
+        feed.close()
+        as_it_was(network.module)
+        network.module.cpu()
+        network.close()
+        return outcome
 
     def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
         """A head to start with, from the descriptors of instant mode and of some augmented views."""

@@ -47,6 +47,7 @@ class FakePredictor:
 
     classes = ("ant", "bee", "cat, or 'kitten'\n猫")
     seen: list[str] = []  # noqa: RUF012  # every photo that was looked at
+    bundle = SimpleNamespace(key="0123456789ab")
 
     @classmethod
     def load(cls, path: Path, **_: Any) -> FakePredictor:

@@ -129,10 +129,14 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         progress("choosing", 0)
         screen.note("a [note]")
         progress("[red]reading", 3, 3)
+        progress("training", 9, 9)
+        progress("training", 1, 4)
+        assert not screen._bar.tasks[-1].finished, "it runs again"
+        progress("training", 4, 4)
         progress("writing", 0, None)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
     assert "[red]reading" in shown and "3/3" in shown and "a [note]" in shown
-    last = shown.rstrip().splitlines()[-3:]
+    last = shown.rstrip().splitlines()[-4:]
     assert all(line.strip().startswith("✓") for line in last), "all stages have ended"
 
 
@@ -142,10 +146,12 @@ def test_progress_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         for done in range(1001):
             progress("reading", done, 1000)
         progress("choosing", 0)
-    assert log.getvalue() == "fieldmark: reading: 1000 of 1000\n"
+        for done in range(501):  # and again, as training in its next phase
+            progress("reading", done, 500)
+    assert log.getvalue() == "fieldmark: reading: 1000 of 1000\nfieldmark: reading: 500 of 500\n"
     with Screen(quiet=True).progress() as progress:
         progress("reading", 1000, 1000)
-    assert log.getvalue().count("\n") == 1
+    assert log.getvalue().count("\n") == 2
 
 
 def test_plain_values() -> None:

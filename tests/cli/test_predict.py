@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ HEADER = [
     "score_4",
     "label_5",
 ]
-HEADER += ["score_5", "error"]
+HEADER += ["score_5", "error", "model"]
 NAMES = ["a.jpg", "bad.jpg", "b, c.jpg", "猫.png", "deep/d.jpg"]
 
 
@@ -95,7 +96,8 @@ def test_stop_and_go_on(
     fake.seen.clear()
     with monkeypatch.context() as patch:
         patch.setattr(fake, "predict_proba", breaks)
-        assert fieldmark("predict", model, photos, "--out", out).status == 130
+        stopped = fieldmark("predict", model, photos, "--out", out)
+        assert stopped.status == 130 and "interrupted: the same command with --resume goes on" in stopped.err
     refused = fieldmark("predict", model, photos, "--out", out)
     assert refused.status == 2 and "--resume" in refused.err
     done = fieldmark("predict", model, photos, "--out", out, "--resume", "--json")
@@ -105,6 +107,29 @@ def test_stop_and_go_on(
     assert fieldmark("predict", model, photos, "--out", out, "--resume", "--json").json["photos"] == 0
     assert fieldmark("predict", model, photos, "--out", out, "--overwrite", "--json").json["photos"] == 5
     assert rows(out) == expected
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_another_model_does_not_go_on(
+    fieldmark: Any,
+    model: Path,
+    fake: Any,
+    photos: Path,
+    tmp_path: Path,
+    ending: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / f"p{ending}"
+    assert fieldmark("predict", model, photos / "a.jpg", "--out", out).status == 0
+    before = out.read_bytes()
+    monkeypatch.setattr(fake, "bundle", SimpleNamespace(key="ba9876543210"))
+    refused = fieldmark("predict", model, photos, "--out", out, "--resume")
+    assert (
+        refused.status == 2 and refused.err.count("\n") == 1 and "another model (0123456789ab" in refused.err
+    )
+    assert out.read_bytes() == before and [path.name for path in tmp_path.glob("*p.*")] == [out.name]
+    assert fieldmark("predict", model, photos, "--out", out, "--overwrite").status == 0
+    assert {row["model"] for row in rows(out)} == {"ba9876543210"}
 
 
 def test_a_wrong_model_leaves_nothing(fieldmark: Any, model: Path, photos: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,18 @@ def test_embed(embeddings: Path, photos: Path, fake: Any, fieldmark: Any, model:
     assert again.json["photos"] == 0 and not fake.seen
 
 
+def test_embed_takes_all_photos(fieldmark: Any, model: Path, photos: Path, tmp_path: Path) -> None:
+    """Also those beside class folders; what a table names and is not there says why."""
+    Image.new("RGB", (8, 8)).save(photos / "loose.jpg")
+    (tmp_path / "more.csv").write_text("path,label\ngone.jpg,bee\n,bee\n")
+    out = tmp_path / "all.parquet"
+    done = fieldmark("embed", model, photos, tmp_path / "more.csv", "--out", out, "--json")
+    found = pq.read_table(out).to_pylist()
+    labels = {Path(row["path"]).name: row["label"] for row in found}
+    assert labels["loose.jpg"] is None and labels["a.jpg"] == "ant" and labels["c.jpg"] == "bee"
+    assert done.json["photos"] == len(found) == 8 and sum(row["error"] is not None for row in found) >= 2
+
+
 def test_embed_writes_parquet_only(fieldmark: Any, model: Path, photos: Path, tmp_path: Path) -> None:
     done = fieldmark("embed", model, photos, "--out", tmp_path / "e.csv")
     assert done.status == 2 and ".parquet" in done.err
@@ -70,11 +83,22 @@ def test_the_search_itself_is_judged(fieldmark: Any, model: Path, embeddings: Pa
     assert "Recall@1" in fieldmark("similar", model, "--in", embeddings).out
 
 
+def test_embeddings_of_another_model(
+    fieldmark: Any, model: Path, photos: Path, embeddings: Path, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "bundle", SimpleNamespace(key="ba9876543210"))
+    for words in ([photos / "ant/a.jpg"], []):
+        done = fieldmark("similar", model, *words, "--in", embeddings)
+        assert done.status == 1 and "another model" in done.err and done.err.count("\n") == 1
+
+
 def test_similar_to_nothing(
     fieldmark: Any, model: Path, photos: Path, embeddings: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "text.jpg").write_text("no photo")
     (tmp_path / "bad.parquet").write_text("no parquet")
+    done = fieldmark("similar", model, photos / "bee/bad.jpg", "--in", photos)
+    assert done.err == f"fieldmark: error: {photos / 'bee/bad.jpg'}: file is truncated\n", "before the others"
     for words in (
         [photos / "bee/bad.jpg", "--in", embeddings],
         [tmp_path / "text.jpg", "--in", tmp_path / "none"],

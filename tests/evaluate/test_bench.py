@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from fieldmark.evaluate import bench
-from fieldmark.evaluate.bench import Cell, cells, fitting, read, run, summary
-from fieldmark.runtime.catalog import Catalog
+from fieldmark.evaluate.bench import Cell, cells, read, run, summary
+from fieldmark.runtime.errors import FieldmarkError
 
 
 def row(method: str, top1: float, *, seed: int = 0, **more: Any) -> dict[str, str]:
@@ -25,15 +24,6 @@ def row(method: str, top1: float, *, seed: int = 0, **more: Any) -> dict[str, st
     }
     values |= {"answer_ms": 5.0, "mark_hit": "", "error": ""} | more
     return {name: str(value) for name, value in values.items()}
-
-
-def test_methods_that_photos_can_serve() -> None:
-    """Those with what they need: here neither a tree nor a transformer, and boxes in the second set only."""
-    columns = {"path": ["a.jpg", "b.jpg"], "label": ["a", "b"]}
-    without = fitting(Catalog(pa.table(columns)))
-    taught = fitting(Catalog(pa.table({**columns, "boxes": ["[[0, 0, 1, 1]]", None]})))
-    assert {"plain", "two_stage"} <= set(without) and not {"fgn", "transfg"} & set(without)
-    assert set(taught) - set(without) == {"fcos"}
 
 
 def test_the_yardstick_comes_first() -> None:
@@ -134,3 +124,10 @@ def test_no_model_takes_anothers_place(
     monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: done)
     found = bench.measured("photos", None, Cell("s", "plain", 0, "9s", "", ""), tmp_path)  # type: ignore[arg-type]
     assert list(found) == ["error"] and why in found["error"]
+
+
+def test_a_table_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    table = tmp_path / "photos.csv"
+    table.write_text("path,label\na.jpg,ant\n")
+    with pytest.raises(FieldmarkError, match="choose another --out"):
+        read(table)

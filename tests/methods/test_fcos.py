@@ -149,8 +149,8 @@ class TestFCOS(TrainedTests):
         x, boxes = drawn(8)
         network = self.network("test_resnet")
         method: Any = network.method
-        optimizer = torch.optim.AdamW(network.module.parameters(), 3e-3, weight_decay=0.0)
-        for _ in range(20):
+        optimizer = torch.optim.AdamW(network.module.parameters(), 2e-3, weight_decay=0.0)
+        for _ in range(25):
             network.module(x, boxes[:, 0, 4].long(), boxes=boxes)["loss"].backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -61,6 +61,32 @@ def test_a_whole_model(model):
         assert hashlib.sha256((model / name).read_bytes()).hexdigest() == digest
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "same"),
+    [
+        (("classes",), ["x", "y", "z"], False),
+        (("decision", "temperature"), 3.0, False),
+        (("preprocess", "resize"), "crop", False),
+        (("files", "model.onnx"), "0" * 64, False),
+        (("training",), {"note": "mine"}, True),
+        (("files", "split.parquet"), "0" * 64, True),
+    ],
+)
+def test_the_key_names_what_it_answers(model, place, value, same):
+    before = Bundle(model).key
+    assert len(before) == 12 and before == Bundle(model).key
+
+    def change(raw: dict[str, Any]) -> None:
+        here = raw["fieldmark"]
+        for name in place[:-1]:
+            here = here[name]
+        assert here.get(place[-1]) != value
+        here[place[-1]] = value
+
+    edit(model, change)
+    assert (Bundle(model).key == before) is same
+
+
 def test_the_config_is_timms_too(model):
     """Other tools find the network by timm's keys."""
     raw = json.loads((model / "config.json").read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,14 +109,21 @@ def test_settings_of_a_method_that_could_be_frozen(table: Path, tmp_path: Path) 
 
 
 def test_what_a_method_lacks_is_said(photo_folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def fit(name: str, **options: Any) -> None:
+        told = Recognizer(**options, **FLAGS)
+        told.fit(photo_folder, out=tmp_path / name, progress=lambda what, *_: said.append(what))
+
     with pytest.raises(UsageError, match="layers of its own") as one:
         Recognizer(method="pmg", mode="instant").fit(photo_folder, out=tmp_path / "a")
     with pytest.raises(FieldmarkError, match="rank") as two:
-        Recognizer(method="tree_rnn", **FLAGS).fit(photo_folder, out=tmp_path / "b")
+        fit("b", method="tree_rnn")
     with pytest.raises(UsageError, match="mixup") as three:
-        Recognizer(method="metric", mixup=0.2, **FLAGS).fit(photo_folder, out=tmp_path / "c")
+        fit("c", method="metric", mixup=0.2)
     with pytest.raises(FieldmarkError, match=r"fcos needs boxes .* boxes\.csv") as five:
-        Recognizer(method="fcos", **FLAGS).fit(photo_folder, out=tmp_path / "e")
+        fit("e", method="fcos")
     with pytest.raises(UsageError, match="settings") as four:
-        Recognizer(method="metric", settings={"no_such": 1}, **FLAGS).fit(photo_folder, out=tmp_path / "d")
+        fit("d", method="metric", settings={"no_such": 1})
+    assert "reading photos" in said and "looking at photos" not in said, "it is found out before that"
     assert all("\n" not in str(error.value) for error in (one, two, three, four, five))

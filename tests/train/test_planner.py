@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fieldmark.nn.chain import chain
-from fieldmark.runtime.errors import UsageError
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.train import measure
 from fieldmark.train import plan as plans
 from fieldmark.train import planner as planners
@@ -182,6 +182,21 @@ def test_a_network_that_cannot_be_cut(network: Make, speeds: Make, budget: float
     if plan is not None:
         assert plan.phases[0].cut == "" and plan.phases[0].views == 0
         assert 1.5 <= plan.phases[0].steps * plan.phases[0].batch / 400 < 6
+
+
+def test_what_cannot_be_done_as_asked_is_told(network: Make) -> None:
+    plan = planner(epochs=1, views="kept", cut="none").plan(network(), 100, 10, "all")
+    assert "no maps can be kept here" in plan.why and not plan.phases[0].views
+    plan = planner(epochs=1, phases="two").plan(network(), 100, 10, "all")
+    assert "two phases have no room or time" in plan.why and len(plan.phases) == 1
+    plan = planner(epochs=4, phases="two", views="kept").plan(network(), 100, 10, "all")
+    assert plan.why == "4 epochs, as asked for" and len(plan.phases) == 2
+
+
+def test_a_cut_that_there_is_not(network: Make) -> None:
+    with pytest.raises(FieldmarkError, match="behind 'nowhere', only behind conv_stem") as caught:
+        planner(epochs=1, cut="nowhere").plan(network(), 100, 10, "all")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_cut_that_was_asked_for(network: Make, speeds: Make) -> None:

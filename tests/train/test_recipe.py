@@ -62,6 +62,8 @@ def test_flags_of_views_go_to_the_views() -> None:
         ({"progressive": "slowly"}, "progressive is 'slowly'"),
         ({"compile": "maybe"}, "compile is 'maybe'"),
         ({"no_such": 1}, "no_such"),
+        ({"crop_scale": 7.0}, "crop_scale is (7.0, 1.0): two shares of the area"),
+        ({"imbalance": "fair"}, "imbalance is called 'fair'; there are: auto"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(options: dict[str, Any], says: str) -> None:
@@ -97,6 +99,24 @@ def test_options_of_fine_tuning_need_it(name: str) -> None:
         UsageError, match=f"--{name.replace('_', '-')} belongs to fine-tuning: give a --budget"
     ):
         divide({name: 1})
+
+
+def test_instant_mode_takes_no_budget() -> None:
+    with pytest.raises(UsageError, match="--budget belongs to fine-tuning: leave --mode instant out"):
+        divide({"mode": "instant", "budget": "60s"})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"label_smoothing": 0.2}, "--label-smoothing needs --loss cross_entropy"),
+        ({"loss": "focal"}, "those of fine-tuning need a --budget or --epochs"),
+        ({"epochs": 1, "size": [128, 96]}, "one --size, not in 2"),
+    ],
+)
+def test_what_would_be_done_in_vain_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        divide(options)
 
 
 @pytest.mark.parametrize("mode", ["instant", "finetune"])

@@ -161,6 +161,8 @@ def test_a_budget_too_small(photos, tmp_path):
     [
         ({"method": "plain", "stages": "32"}, "--stages belongs to --method cnn"),
         ({"search": True}, "--search belongs to --method cnn"),
+        ({"epochs": 1, "dropout": 0.0}, "--dropout belongs to --method cnn"),
+        ({"epochs": 1, "batch_norm": False}, "--batch-norm belongs to --method cnn"),
         ({"mode": "scratch"}, "only --method cnn"),
         ({"method": "cnn", "mode": "finetune"}, "leave --mode out"),
         ({"method": "cnn", "backbone": "resnet18"}, "--backbone is for backbones"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,31 @@ def test_ctrl_c_gives_a_good_model(look: Make, tmp_path: Path) -> None:
     )
 
 
+def test_ctrl_c_between_two_phases_keeps_what_was_learned(
+    look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fieldmark.train import tuner
+    from fieldmark.train.phases import newest
+
+    made: list[int] = []
+    feed_of, seen = tuner.feed_of, look(12)
+
+    def feed(network: Any, plan: Plan, number: int, *rest: Any, **more: Any) -> Any:
+        feed = feed_of(network, plan, number, *rest, **more)
+        made.append(number)
+        if number == 1:  # the network is cut by now
+            raise KeyboardInterrupt
+        return feed
+
+    monkeypatch.setattr(tuner, "feed_of", feed)
+    trained = fit(seen, tmp_path, phases="two", epochs=4, floor=False)
+    assert made == [0, 1] and trained.chosen["stopped"] == "interrupted" and trained.mode == "finetune"
+    assert {row["phase"] for row in trained.curve} == {0}
+    number, saved = newest(tmp_path / "checkpoints")
+    assert number == 0 and saved is not None and trained.chosen["epochs"] > 0
+    assert trained.evaluation().top1 == pytest.approx(trained.chosen["held_out_top1"], abs=1e-6)
+
+
 def test_ctrl_c_before_the_first_step_gives_the_instant_model(look: Make, tmp_path: Path) -> None:
     def progress(what: str, *_: object) -> None:
         if what == "warming up the head":
@@ -205,7 +231,7 @@ def test_new_layers_begin_with_the_seeds_weights(look: Make, tmp_path: Path) -> 
     assert any("projection" in name for name in differ) and any("criterion" in name for name in differ)
 
 
-@pytest.mark.parametrize("change", ["photos", "labels", "held out", "backbone"])
+@pytest.mark.parametrize("change", ["photos", "labels", "held out", "backbone", "loss", "method"])
 def test_a_killed_run_goes_on_only_with_the_same(
     look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -227,12 +253,15 @@ def test_a_killed_run_goes_on_only_with_the_same(
         looked.y[5] = (looked.y[5] + 1) % 4
     elif change == "held out":
         held = np.roll(held, 1)
-    else:
-        from dataclasses import replace
-
+    elif change == "backbone":
         looked = replace(looked, graph=replace(looked.graph, key="0" * 32))
+    elif change == "method":  # which begins with the same frozen graph
+        seen.instant.settings = replace(seen.instant.settings, method="mc_loss")
+    more = {"loss": "focal"} if change == "loss" else {}
     with pytest.raises(FieldmarkError) as caught:
-        run(seen, tmp_path).fit(looked, held)
+        run(seen, tmp_path, **more).fit(looked, held)
     line = str(caught.value)
-    assert "was begun with other photos, labels, backbone or size" in line and "\n" not in line
+    what = "other photos, labels, backbone or size"
+    what = "another method or other flags" if change in ("loss", "method") else what
+    assert f"was begun with {what}" in line and "\n" not in line
     assert str(tmp_path) in line and "--overwrite" in line

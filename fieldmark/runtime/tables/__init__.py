@@ -35,18 +35,20 @@ def open_table(
     columns: Mapping[str, Kind],
     *,
     key: str = "path",
+    same: Mapping[str, str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> TableWriter:
     """A writer for ``path``; its ending (.csv, .jsonl, .parquet) names the format.
 
-    ``columns`` maps names to kinds, in order; ``key`` is the column that tells rows apart. What is there
-    already is refused (`UsageError`) unless ``resume`` (go on) or ``overwrite`` (start anew).
+    ``columns`` maps names to kinds, in order; ``key`` is the column that tells rows apart; ``same``: columns more,
+    with a value that all rows share (the model that answers). What is there already is refused (`UsageError`) unless
+    ``resume`` (go on, where the shared values are those of now) or ``overwrite`` (start anew).
     """
     path = Path(path)
     check_table(path, columns, resume=resume, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return _WRITERS[path.suffix.lower()](path, columns, key, resume)
+    return _WRITERS[path.suffix.lower()](path, columns, key, resume, same or {})
 
 
 def check_table(

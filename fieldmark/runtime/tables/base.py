@@ -10,14 +10,22 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fieldmark.runtime.errors import UsageError
+
 Kind = Literal["text", "number", "count", "vector"]
 
 
 class TableWriter:
-    """Writes rows (mappings of ``columns``); use it in a ``with``. Left by an error, it can be resumed."""
+    """Writes rows (mappings of ``columns``); use it in a ``with``. Left by an error, it can be resumed.
 
-    def __init__(self, path: Path, columns: Mapping[str, Kind], key: str, resume: bool) -> None:
-        self.path, self.columns, self.key = path, dict(columns), key
+    same: values that all rows share, in columns of their own; a table with others is not gone on with.
+    """
+
+    def __init__(
+        self, path: Path, columns: Mapping[str, Kind], key: str, resume: bool, same: Mapping[str, str]
+    ) -> None:
+        self.path, self.columns, self.key, self.same = path, dict(columns), key, dict(same)
+        self.columns |= dict.fromkeys(self.same, "text")
         #: Rows that no kill can take any more, those of earlier sittings included.
         self.saved = 0
         self._done = np.empty(0, np.uint64)
@@ -46,6 +54,16 @@ class TableWriter:
                 self.finish()
         finally:
             self.close()
+
+    def _key(self, row: Mapping[str, Any]) -> str:
+        """The key of a row that is there already. Raises UsageError where it shares other values."""
+        for name, value in self.same.items():
+            if row[name] != value:
+                raise UsageError(
+                    f"{self.path} was begun with another {name} ({row[name]}, this is {value}): give that one, "
+                    "or --overwrite starts anew"
+                )
+        return str(row[self.key])
 
     def _remember(self, keys: Iterable[str]) -> None:
         """Keep 8 bytes a key: a million photos cost 8 MB."""

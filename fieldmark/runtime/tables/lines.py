@@ -15,8 +15,10 @@ from fieldmark.runtime.tables.base import Kind, TableWriter, plain, utf8
 class _LineWriter(TableWriter):
     """What CSV and JSON lines share: append to one text file."""
 
-    def __init__(self, path: Path, columns: Mapping[str, Kind], key: str, resume: bool) -> None:
-        super().__init__(path, columns, key, resume)
+    def __init__(
+        self, path: Path, columns: Mapping[str, Kind], key: str, resume: bool, same: Mapping[str, str]
+    ) -> None:
+        super().__init__(path, columns, key, resume, same)
         if resume and path.exists():
             _cut(path, self._ends)
             self._remember(self._keys())
@@ -26,7 +28,7 @@ class _LineWriter(TableWriter):
         )
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._put(row)
+        self._put({**row, **self.same})
         self._file.flush()
         self.saved += 1
 
@@ -60,7 +62,7 @@ class JsonlWriter(_LineWriter):
         with self.path.open(encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield str(json.loads(line)[self.key])
+                    yield self._key(json.loads(line))
                 except (ValueError, KeyError, TypeError) as error:
                     raise FieldmarkError(
                         f"{self.path}, line {number} is not a row of this table: --overwrite starts anew"
@@ -70,8 +72,10 @@ class JsonlWriter(_LineWriter):
 class CsvWriter(_LineWriter):
     """Comma-separated, with a header; fields with commas, quotes or newlines are quoted (RFC 4180)."""
 
-    def __init__(self, path: Path, columns: Mapping[str, Kind], key: str, resume: bool) -> None:
-        super().__init__(path, columns, key, resume)
+    def __init__(
+        self, path: Path, columns: Mapping[str, Kind], key: str, resume: bool, same: Mapping[str, str]
+    ) -> None:
+        super().__init__(path, columns, key, resume, same)
         if path.stat().st_size == 0:
             self._file.write(",".join(map(_field, self.columns)) + "\n")
             self._file.flush()
@@ -89,13 +93,12 @@ class CsvWriter(_LineWriter):
                 raise UsageError(
                     f"{self.path} has other columns ({', '.join(header)[:200]}): --overwrite starts anew"
                 )
-            place = header.index(self.key)
             for row in rows:
                 if len(row) != len(header):
                     raise FieldmarkError(
                         f"{self.path}, line {rows.line_num} is damaged: --overwrite starts anew"
                     )
-                yield row[place]
+                yield self._key(dict(zip(header, row, strict=True)))
 
     @staticmethod
     def _ends(block: bytes, quoted: bool) -> tuple[int, bool]:

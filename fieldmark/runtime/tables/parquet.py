@@ -25,22 +25,25 @@ PART_SECONDS = 3.0
 class ParquetWriter(TableWriter):
     """Part files in a hidden folder, joined at the end; what was at ``path`` stays until then."""
 
-    def __init__(self, path: Path, columns: Mapping[str, Kind], key: str, resume: bool) -> None:
-        super().__init__(path, columns, key, resume)
+    def __init__(
+        self, path: Path, columns: Mapping[str, Kind], key: str, resume: bool, same: Mapping[str, str]
+    ) -> None:
+        super().__init__(path, columns, key, resume, same)
         self._folder = parts_folder(path)
         if not resume:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._before = [path] if resume and path.exists() else []
-        self._folder.mkdir(exist_ok=True)
         for left in self._folder.glob(".tmp-*"):
             left.unlink(missing_ok=True)
         parts = self._part_files()
         self._next = int(parts[-1].stem) + 1 if parts else 0
         self._remember(self._keys([*self._before, *parts]))
+        self._folder.mkdir(exist_ok=True)
         self._rows: list[Mapping[str, Any]] = []
         self._since = time.monotonic()
 
     def write(self, row: Mapping[str, Any]) -> None:
+        row = {**row, **self.same}
         self._rows.append({name: plain(row.get(name), arrays=True) for name in self.columns})
         if len(self._rows) >= PART_ROWS or time.monotonic() - self._since >= PART_SECONDS:
             self._flush()
@@ -105,8 +108,8 @@ class ParquetWriter(TableWriter):
         return sorted(self._folder.glob("[0-9]*.parquet"))
 
     def _keys(self, files: Sequence[Path]) -> Iterator[str]:
-        for batch in self._batches(files, [self.key]):
-            yield from batch.column(0).to_pylist()
+        for batch in self._batches(files, [self.key, *self.same]):
+            yield from map(self._key, batch.to_pylist())
 
     def _batches(self, files: Sequence[Path], only: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
