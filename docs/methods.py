@@ -43,7 +43,8 @@ _NEEDS = {
     "labels": "one class a photo: `--mixup` and `--cutmix` do not go with it",
     "tree": "coarser ranks of the classes: columns such as `family` and `order` beside `label` in the table of photos",
     "ranks": "photos of which only a coarser rank is known: [an empty `label`](../photos.md#coarser-ranks)",
-    "boxes": "boxes of the things: columns `box_x`, `box_y`, `box_w`, `box_h` (pixels) in the table of photos",
+    "boxes": "boxes of the things: columns `box_x`, `box_y`, `box_w`, `box_h` (pixels) in the table of photos, or "
+    "[any number a photo](../photos.md#boxes)",
     "transformer": "a vision transformer with a class token, such as `--backbone vit_small_patch16_224`",
 }
 

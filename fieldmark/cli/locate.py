@@ -48,16 +48,20 @@ def locate(
     threshold: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", min=0.01, max=0.99, help="Of the strongest place; less makes boxes larger."
+            metavar="SHARE",
+            min=0.01,
+            max=0.99,
+            help="Of the strongest place; less makes boxes larger. Of a detector: a box's least score.",
         ),
     ] = 0.2,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find the things in photos, by where the model looks: no boxes were needed to train it.
+    """Find the things in photos: with a detector (`train --method fcos`, taught by boxes), or by where any other model
+    looks, for which no boxes were needed.
 
-    A row a photo: label, score, the strongest box (pixels of the upright photo, as box_x, box_y, box_w, box_h, which
-    `train` reads as well) and, in the column boxes, all of them as [x, y, w, h, score].
+    A row a photo: label, score, the strongest box (pixels of the upright photo, as box_x, box_y, box_w, box_h) and, in
+    the column boxes, all of them as [x, y, w, h, score, label]. `train` reads either.
     """
     from fieldmark.explain.locate import Locator
     from fieldmark.runtime.bundle import Bundle
@@ -93,17 +97,21 @@ def rows(located: Iterator[Located], masks: Path | None) -> Iterator[dict[str, A
     """Rows of ``COLUMNS``; masks are written on the way."""
     for one in located:
         boxes = [
-            [*(round(v, 1) for v in (left, top, right - left, bottom - top)), round(thing.score, 4)]
+            [
+                *(round(v, 1) for v in (left, top, right - left, bottom - top)),
+                round(thing.score, 4),
+                thing.label,
+            ]
             for thing in one.things
             for left, top, right, bottom in [thing.box]
         ]
-        first = boxes[0] if boxes else [None] * 5
+        first = boxes[0][:5] if boxes else [None] * 5
         yield {
             "path": one.path,
             "label": one.label,
             "score": one.score,
             **dict(zip((*_BOX, "box_score"), first, strict=True)),
-            "boxes": json.dumps(boxes),
+            "boxes": json.dumps(boxes, ensure_ascii=False),
             "mask": _write(one, masks),
             "error": one.error or None,
         }

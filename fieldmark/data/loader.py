@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fieldmark.data.augment.geometry import view_box
+from fieldmark.data.augment.geometry import view_boxes
 from fieldmark.data.augment.settings import Augment
 from fieldmark.data.augment.view import augment, resized, view_rng
 from fieldmark.runtime import image
@@ -41,8 +41,8 @@ class Photos:
     from the bytes when a photo is first read. min_side: JPEGs are decoded at reduced scale as long as both
     sides keep that many pixels; give ``preprocess.min_side`` of the model, so that training sees the pixels
     that the predictor will see. cache_bytes: limit of the decoded photos, 3 bytes a pixel (default: a third
-    of the memory that is free now; 0: none is kept). boxes: [N, 4] of the thing in each photo, left, top, right and
-    bottom as shares of its sides; NaN: not known.
+    of the memory that is free now; 0: none is kept). boxes: [N, K, 5] of the things in each photo: left, top, right
+    and bottom as shares of its sides, and the class; NaN: no (further) box is known.
 
     What came first stays: an epoch reads every photo once, so putting out the oldest would gain nothing.
     """
@@ -188,13 +188,13 @@ class Loader:
         return batch
 
     def boxes(self, rows: np.ndarray, epoch: int) -> np.ndarray | None:
-        """Where the photos' boxes lie in their views of that epoch (`view_box`): float32 [n, 4]; None without any."""
+        """The photos' boxes in their views of that epoch (`view_boxes`): float32 [n, K, 5]; None without any."""
         known = self.photos.boxes
         if known is None:
             return None
         return np.stack(
             [
-                view_box(
+                view_boxes(
                     self.photos.size(row),
                     self.preprocess,
                     view_rng(self.seed, self.photos.content[row], epoch),

@@ -1,22 +1,25 @@
-"""Where the thing is: boxes and masks from a model that was taught nothing but classes.
+"""Where things are: boxes and masks, also from a model that was taught nothing but classes.
 
-The map of what the method looks at (`Method.attention`) is cut at a share of its largest value; each connected part
-of what is left is a box (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2,
-which keeps the largest part only).
+A method that was taught boxes says where things are and what each is (`Method.boxes`). Of all others the map of what
+the method looks at (`Method.attention`) is cut at a share of its largest value; each connected part of what is left is
+a box (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2, which keeps the
+largest part only).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fieldmark.data.augment.geometry import Box as Frame
 from fieldmark.data.augment.geometry import shown
-from fieldmark.methods.base import Method
+from fieldmark.methods.base import Found, Method
 from fieldmark.methods.restore import restore
 from fieldmark.nn.components import components, sizes
 from fieldmark.nn.crops import of_peak
@@ -34,11 +37,13 @@ THRESHOLD, SMALLEST = 0.2, 0.005
 
 @dataclass(frozen=True)
 class Thing:
-    """box: left, top, right, bottom in pixels of the upright photo; score: from 0 to 1, how sure the model is of the
-    class, times how strong this part of the map is."""
+    """box: left, top, right, bottom in pixels of the upright photo; score: from 0 to 1, a detector's own, else how sure
+    the model is of the photo's class, times how strong this part of the map is; label: what it is, else what the photo
+    shows."""
 
     box: tuple[float, float, float, float]
     score: float
+    label: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class Located:
 
 
 class Locator:
-    """Finds things with one model. most: boxes a photo; threshold: share of the map's largest value.
+    """Finds things with one model. most: boxes a photo; threshold: a detector's least score, else share of the map's
+    largest value.
 
     Raises FieldmarkError for a model that does not show where it looks.
     """
@@ -83,14 +89,30 @@ class Locator:
             logits = self.method(pixels)[0] / self.bundle.section.decision.temperature
         p = torch.softmax(logits, 0)
         best = int(p.argmax())
+        label, frame = self.bundle.classes[best], shown(photo.size, self.preprocess)
+        detected = self.method.boxes(pixels, self.threshold)
+        if detected is not None:
+            things = self._known(detected[0], frame, photo.size)
+            return Located(path, label, float(p[best]), things, _inside(things, photo.size))
         seen = at_size(self.method.attention(pixels), SIDE)
         parts, marked = found(seen, self.threshold, self.most)
-        frame = shown(photo.size, self.preprocess)
         things = tuple(
-            Thing(_in_photo(box, frame, photo.size), float(p[best]) * strength) for box, strength in parts[0]
+            Thing(_in_photo(box, frame, photo.size), float(p[best]) * strength, label)
+            for box, strength in parts[0]
         )
-        mask = _mask(marked[0], frame, photo.size)
-        return Located(path, self.bundle.classes[best], float(p[best]), things, mask)
+        return Located(path, label, float(p[best]), things, _mask(marked[0], frame, photo.size))
+
+    def _known(self, detected: Found, frame: Frame, size: tuple[int, int]) -> tuple[Thing, ...]:
+        """The surest things of the model's classes; one that was removed from it is not told."""
+        names = self.method.task.names or tuple(self.bundle.classes)
+        things = (
+            Thing(_in_photo(box, frame, size), score, names[number])
+            for box, score, number in zip(
+                detected.boxes.numpy(), detected.scores.tolist(), detected.classes.tolist(), strict=True
+            )
+            if names[number] in self.bundle.classes
+        )
+        return tuple(islice(things, self.most))
 
 
 def at_size(maps: Tensor, side: int) -> Tensor:
@@ -126,9 +148,7 @@ def found(maps: Tensor, threshold: float, most: int) -> tuple[list[list[tuple[np
     return answer, marked
 
 
-def _in_photo(
-    box: np.ndarray, frame: tuple[float, float, float, float], size: tuple[int, int]
-) -> tuple[float, float, float, float]:
+def _in_photo(box: np.ndarray, frame: Frame, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Shares of what the network saw -> pixels of the photo."""
     left, top, right, bottom = frame
     x = np.clip(left + box[[0, 2]] * (right - left), 0, size[0])
@@ -136,7 +156,16 @@ def _in_photo(
     return float(x[0]), float(y[0]), float(x[1]), float(y[1])
 
 
-def _mask(marked: Tensor, frame: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+def _inside(things: Sequence[Thing], size: tuple[int, int]) -> np.ndarray:
+    """What boxes cover, as a mask [H, W] of a photo of this size (width, height)."""
+    mask = np.zeros(size[::-1], bool)
+    for thing in things:
+        left, top, right, bottom = (round(side) for side in thing.box)
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+def _mask(marked: Tensor, frame: Frame, size: tuple[int, int]) -> np.ndarray:
     """What is marked of what the network saw, as a mask of the photo."""
     left, top, right, bottom = frame
     side = marked.shape[0]

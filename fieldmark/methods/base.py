@@ -8,7 +8,7 @@ descriptor; scales, head and embedding are the same for all. One that learns in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,6 +28,15 @@ class Options(BaseModel):
     """What a method lets its user set. A method with settings has a class of its own, with a description of each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Found(NamedTuple):
+    """Things of one photo, the surest first. boxes: [n, 4] left, top, right and bottom as shares of its sides; scores:
+    [n], 0 to 1; classes: [n] numbers in ``Method.task``."""
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
 
 
 class Method(Learner):
@@ -110,6 +119,11 @@ class Method(Learner):
         return {"descriptor": descriptor, "embedding": l2_normalise(self.projection(descriptor))}
 
     # -- what it looks at
+
+    def boxes(self, images: Tensor, least: float = 0.05) -> list[Found] | None:
+        """The things in each photo with a score of ``least`` and more, of methods that were taught boxes; None: only
+        `attention` tells where they are."""
+        return None
 
     def attention(self, images: Tensor) -> Tensor:
         """Where it looks: [B, h, w], 0 and more.

@@ -20,6 +20,8 @@ class Learner(nn.Module):
     turns: optimiser steps for each batch, one call of `training_step` each; views: of each photo in a batch;
     phases: shares of the training, for methods that learn different parts one after the other (`begin`);
     selects: does it choose places of a photo by their rank, or by a threshold? Rounding may then turn a close choice;
+    judged: do the answers to held-out photos say how good its weights are? Where they tell half of it, as of a
+    detector, the last weights are kept, and no instant model stands in for it;
     projection: what it makes of a descriptor is the embedding.
     """
 
@@ -27,6 +29,7 @@ class Learner(nn.Module):
     views: ClassVar[int] = 1
     phases: ClassVar[tuple[float, ...]] = (1.0,)
     selects: ClassVar[bool] = False
+    judged: ClassVar[bool] = True
     head: nn.Module
     projection: nn.Module
 

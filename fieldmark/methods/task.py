@@ -15,11 +15,13 @@ class Task:
     """The classes that are to be told apart.
 
     classes: C, how many; ranks: coarser groups of them, finest rank first, each a name and the number of every
-    class's group at that rank [C] (-1: not known). No ranks: the classes have no tree.
+    class's group at that rank [C] (-1: not known). No ranks: the classes have no tree. names: of the classes, where
+    known: layers of a method keep them when the head is given other classes.
     """
 
     classes: int
     ranks: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, classes: Sequence[str], ranks: Mapping[str, Mapping[str, str | None]] | None = None) -> Task:
@@ -28,17 +30,18 @@ class Task:
         for rank, group_of in (ranks or {}).items():
             if number := group_numbers(classes, group_of):
                 found.append((rank, tuple(number.get(group_of.get(one) or "", -1) for one in classes)))
-        return cls(len(classes), tuple(found))
+        return cls(len(classes), tuple(found), tuple(classes))
 
     def to_dict(self) -> dict[str, Any]:
         """For a model folder."""
-        return {"classes": self.classes, "ranks": [[name, list(groups)] for name, groups in self.ranks]}
+        ranks = [[name, list(groups)] for name, groups in self.ranks]
+        return {"classes": self.classes, "ranks": ranks, "names": list(self.names)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Task:
         """What `to_dict` gave."""
         ranks = tuple((str(name), tuple(map(int, groups))) for name, groups in values.get("ranks", ()))
-        return cls(int(values["classes"]), ranks)
+        return cls(int(values["classes"]), ranks, tuple(map(str, values.get("names", ()))))
 
 
 def group_numbers(classes: Sequence[str], group_of: Mapping[str, str | None]) -> dict[str, int]:
@@ -53,8 +56,9 @@ class Batch:
 
     x: [V B, ...] images, or maps at the cut, view after view; targets: [B] class numbers or [B, C] shares;
     views: V, of each photo; turn: which of the method's `turns` this is; progress: 0 at the first step of the
-    phase, 1 after the last; boxes: [V B, 4] of the thing in each view, as shares of its side (left, top, right,
-    bottom; NaN: not known), where the data has them.
+    phase, 1 after the last; boxes: [V B, K, 5] of the things in each view, K the most of any photo: left, top, right
+    and bottom as shares of its side, and the class number; NaN: no further box. None where the data has none; a view
+    without any is not known to be empty.
 
     coarse: may there be photos of which only a coarser group is known? Methods that use ranks get such: numbers, and
     columns of shares, from C on are nodes of the tree above the classes, as `fieldmark.nn.tree` numbers them.

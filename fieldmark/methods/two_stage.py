@@ -3,8 +3,8 @@
 Stage 1 is the class activation map of Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016,
 cut at its mean; stage 2 classifies crop and photo together (as object and photo are in Xiao et al., "The Application of
 Two-level Attention Models in Deep Convolutional Neural Network for Fine-grained Image Classification", CVPR 2015) and,
-with ``mask``, sees nothing of the background. Where the data has boxes, the crops of training lie there, and the map is
-taught to mark what is in them, so that photos without a box are cropped likewise.
+with ``mask``, sees nothing of the background. Where the data has boxes, the crops of training lie around them, and the
+map is taught to mark what is in them, so that photos without a box are cropped likewise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fieldmark.methods.base import MOST_ENTRIES, Method
 from fieldmark.methods.task import Batch
 from fieldmark.nn.backbone import Backbone, Features
 from fieldmark.nn.components import largest_component
-from fieldmark.nn.crops import boxes_above, covered, crop, enlarged, whole
+from fieldmark.nn.crops import around, boxes_above, covered, crop, enlarged
 from fieldmark.nn.parts import evident, narrowed, side_by_side
 from fieldmark.nn.pooling import l2_normalise
 
@@ -120,12 +120,13 @@ class TwoStage(Method):
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         """The criterion of both stages; where boxes are known, 1 - correlation of the map with the box."""
-        looked = self.look(batch.x, batch.labels, batch.boxes)
+        known = None if batch.boxes is None else batch.boxes[..., :4]
+        looked = self.look(batch.x, batch.labels, None if known is None else around(known))
         losses = self.judge(looked.z, batch.targets, criterion)
         first = criterion.of_logits(looked.first, batch.targets)
         losses = {**losses, "loss": losses["loss"] + first, "stage_1": first.detach()}
-        if batch.boxes is not None:
-            taught = apart(looked.map, batch.boxes)
+        if known is not None:
+            taught = apart(looked.map, known)
             losses |= {"loss": losses["loss"] + self.options.boxes * taught, "boxes": taught.detach()}
         return losses
 
@@ -137,13 +138,14 @@ def marks(maps: Tensor) -> Tensor:
 
 
 def apart(maps: Tensor, boxes: Tensor) -> Tensor:
-    """Mean over photos with a box of 1 - r, r the correlation over cells of a map [B, h, w] with the share of each
-    cell that lies in the box [B, 4]; 0 where no box is known (NaN).
+    """Mean over photos with boxes of 1 - r, r the correlation over cells of a map [B, h, w] with the share of each
+    cell that lies in a box, the largest of [B, K, 4]; 0 where no box is known (NaN).
 
     It is 0 just where the map has one value inside and a lower one outside, and its mean tells them apart.
     """
-    known = boxes.isfinite().all(1)
-    inside = covered(torch.where(known[:, None], boxes, whole(boxes)).to(maps.dtype), *maps.shape[1:])
+    known = boxes.isfinite().all(2).any(1)
+    shares = covered(boxes.nan_to_num().flatten(0, 1).to(maps.dtype), *maps.shape[1:])
+    inside = shares.unflatten(0, boxes.shape[:2]).amax(1)
     one, two = (x - x.mean((1, 2), keepdim=True) for x in (maps, inside))
     both = one.square().sum((1, 2)) * two.square().sum((1, 2))
     r = (one * two).sum((1, 2)) / both.clamp_min(1e-12).sqrt()

@@ -39,6 +39,15 @@ def boxes_above(maps: Tensor, threshold: Tensor | float, pad: Tensor | float = 0
     return torch.where((right > left)[:, None], (boxes + more * outwards).clamp(0, 1), whole(boxes))
 
 
+def around(boxes: Tensor) -> Tensor:
+    """The smallest box around all of a photo's boxes: [B, K, 4] -> [B, 4]; NaN are none of them, and mean that there
+    is none."""
+    none = ~boxes.isfinite().all(2, keepdim=True)
+    low = boxes[..., :2].masked_fill(none, torch.inf).amin(1)
+    high = boxes[..., 2:].masked_fill(none, -torch.inf).amax(1)
+    return torch.cat([low, high], 1).masked_fill(none.all(1), torch.nan)
+
+
 def whole(boxes: Tensor) -> Tensor:
     """The box of a whole photo for each of these [B, 4]."""
     return torch.tensor(WHOLE, dtype=boxes.dtype, device=boxes.device).expand_as(boxes)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fieldmark.runtime import catalog_folders as folders
+from fieldmark.runtime.catalog_boxes import with_boxes
 from fieldmark.runtime.catalog_tables import ENDINGS, absolute, coarser_ranks, read_table, write_table
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.image import EXTENSIONS
@@ -27,7 +28,7 @@ class Catalog:
     """An immutable table of photos.
 
     ``table``: columns ``path``, ``label`` (may be null), ``split`` ("train", "val", "test" or null), then any
-    others, kept as read (``group``, coarser ranks, attributes, box, lat, lon, date). ``root``: the folder it
+    others, kept as read (``group``, coarser ranks, attributes, boxes, lat, lon, date). ``root``: the folder it
     was read from, where there is one. ``skipped``: rows that were refused while reading, and why.
     """
 
@@ -41,8 +42,9 @@ class Catalog:
 
         ``source``: class folders (``root/class/photo.jpg``); split folders (``root/train|val|test/class/``);
         a folder that holds ``metadata.csv`` or ``metadata.parquet``; a CSV or Parquet file with ``file_name``
-        or ``path``, ``label``, and optionally ``split``, ``group`` and more; several of these. Rows of a table whose
-        label is empty stay if a coarser rank is known (`coarse`), else they are listed in ``skipped``.
+        or ``path``, ``label``, and optionally ``split``, ``group`` and more, with ``boxes.csv`` beside it
+        (`with_boxes`); several of these. Rows of a table whose label is empty stay if a coarser rank is known
+        (`coarse`), else they are listed in ``skipped``.
         With ``labelled=False``, also a photo, photos, and any folder (all photos below it); labels are kept
         where a table gives them. Photos are not opened. Raises FieldmarkError in one line.
         """
@@ -186,7 +188,7 @@ def _read_file(path: Path, labelled: bool) -> Catalog:
     table, skipped = read_table(path, labelled)
     if not table.num_rows:
         raise FieldmarkError(_no_row(path, skipped))
-    return Catalog(table, path.parent, skipped)
+    return Catalog(with_boxes(table, path, skipped), path.parent, skipped)
 
 
 def _no_row(source: Any, skipped: list[Skipped]) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 ENDINGS = frozenset({".csv", ".tsv", ".parquet"})
 #: Columns whose cells are text whatever they look like ("007" is a name).
 NAMES = ("path", "label", "split", "group")
+#: The column that holds several boxes a photo (`fieldmark.runtime.catalog_boxes`).
+BOXES = "boxes"
 _MISSING = ("NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None")
 _WHOLE = r"^[+-]?(0|[1-9][0-9]*)$"
 _NUMBER = r"^[+-]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
@@ -60,7 +62,7 @@ def coarser_ranks(table: pa.Table) -> list[str]:
     """Names of the columns that look like coarser ranks, see `Catalog.ranks`; rows without a label have no say."""
     found, classes = [], len(table["label"].unique().drop_null())
     for name, kind in zip(table.schema.names, table.schema.types, strict=True):
-        if name in NAMES or name.startswith("attribute_") or not _is_text(kind):
+        if name in (*NAMES, BOXES) or name.startswith("attribute_") or not _is_text(kind):
             continue
         pairs = table.select(["label", name]).drop_null().group_by(["label", name]).aggregate([])
         labels, values = pairs["label"].unique(), pairs[name].unique()

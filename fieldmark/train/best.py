@@ -69,17 +69,24 @@ class Best:
         """Keep a snapshot for the soup."""
         self.recent = [*self.recent[-(SOUP - 1) :], copied(state)]
 
-    def mixture(self) -> State | None:
-        """The soup of the last snapshots, if there are several."""
-        return soup(self.recent) if len(self.recent) > 1 else None
+    def mixture(self, fewest: int = 2) -> State | None:
+        """The soup of the last snapshots, if there are as many."""
+        return soup(self.recent) if len(self.recent) >= fewest else None
 
-    def settle(self, last: Mapping[str, Tensor], score: Score, photos: int, floor: float = 0.0) -> bool:
-        """End with the last weights, unless earlier ones were better beyond one standard error.
+    def settle(
+        self,
+        last: Mapping[str, Tensor],
+        score: Score,
+        photos: int,
+        floor: float = 0.0,
+        always: bool = False,
+    ) -> bool:
+        """End with the last weights, ``always`` or unless earlier ones were better beyond one standard error.
 
         The best of many looks at a few held-out photos is mostly the luckiest. floor: accuracy that must be had.
         """
         assert self.score is not None
-        good = score.accuracy >= max(floor, self.score.accuracy - self.score.error(photos))
+        good = always or score.accuracy >= max(floor, self.score.accuracy - self.score.error(photos))
         if good:
             self.score, self.state = score, copied(last)
         return good

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fieldmark import methods
+from fieldmark.data.boxes import has_boxes
 from fieldmark.methods.measured import Measured, measured
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.train.recipe import BUDGET, INSTANT, seconds
@@ -21,7 +22,11 @@ TWICE = 0.7
 
 def fitting(catalog: Catalog, instant: bool = False) -> list[str]:
     """Methods that these photos and a convolutional backbone can serve, with a frozen backbone if ``instant``."""
-    lacking = {"transformer", *(() if catalog.ranks() else ("tree",))}
+    lacking = {
+        "transformer",
+        *(() if catalog.ranks() else ("tree",)),
+        *(() if has_boxes(catalog) else ("boxes",)),
+    }
     known = [card for card in methods.cards() if card.backbone and (card.instant or not instant)]
     return [card.name for card in known if not lacking & set(card.needs)]
 

@@ -108,7 +108,7 @@ class Feed:
         return self.train.size if self.sides is None else self.sides(step[1])
 
     def boxes(self, rows: np.ndarray, epoch: int) -> np.ndarray | None:
-        """Where the photos' boxes lie in these views: float32 [B, 4]; None where no boxes are known."""
+        """Where the photos' boxes lie in these views: float32 [B, K, 5], as in `Batch`; None where none are known."""
         return self.train.boxes(rows, epoch)
 
     def held_out(self, rank: int = 0, world: int = 1, batch: int = CHUNK) -> Iterator[Tensor]:

@@ -12,10 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from fieldmark import methods
+from fieldmark.data.boxes import Boxes
 from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.errors import UsageError
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.train import loggers, start
 from fieldmark.train.coarse import Coarse, Ranks
 from fieldmark.train.cross_validation import cross_validate, first_share
@@ -42,6 +43,7 @@ def finetune(
 ) -> Trained:
     """Fine-tune on ``catalog`` (its train and val photos). graph: of one scale; folder: for what a killed run
     goes on from; started: ``time.time()`` when the process began; ranks, coarse: of `Finetune`."""
+    known = _boxes(catalog, methods.card(instant.settings.method))
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=_precision(recipe.amp),
@@ -52,9 +54,13 @@ def finetune(
     _rehearse(instant.settings.method, recipe, catalog, graph, ranks)
     with accelerator.main_process_first():  # the others find what it saw in the cache
         looked = instant.look(catalog, groups, graph)
+    if strange := {name for own in (known or {}).values() for name in own.labels if name} - set(
+        looked.classes
+    ):
+        some = ", ".join(sorted(strange)[:3])
+        instant.warnings.append(f"boxes of {some} are left out: no photo that is learned has such a label")
     splits = dict(zip(catalog.paths, catalog.splits, strict=True))
     held = hold_out(looked, np.array([splits[path] == "val" for path in looked.paths]))
-    known = known_boxes(catalog) if "boxes" in methods.card(instant.settings.method).uses else None
     told = recipe.model_dump(mode="json", exclude_defaults=True) | asdict(instant.settings)
     names = recipe.log if accelerator.is_main_process else ()
     with loggers.opened(names, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
@@ -65,6 +71,19 @@ def finetune(
     if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
         cross_validate(run, recipe, looked, trained)
     return trained
+
+
+def _boxes(catalog: Catalog, card: methods.Card) -> dict[str, Boxes] | None:
+    """The boxes of a catalog, for a method that has to do with them. Raises FieldmarkError where it needs some."""
+    if "boxes" not in (*card.needs, *card.uses):
+        return None
+    known = known_boxes(catalog)
+    if known is None and "boxes" in card.needs:
+        raise FieldmarkError(
+            f"{card.name} needs boxes of the things: give columns box_x, box_y, box_w, box_h (pixels) or boxes in the "
+            "table of photos, or a table boxes.csv with a row a box beside it"
+        )
+    return known
 
 
 def _rehearse(

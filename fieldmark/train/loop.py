@@ -147,7 +147,7 @@ class Loop:
             stopped = "interrupted"
         if self.step and self.best.rows[-1]["step"] != self.step:
             self._judge()
-        if (mixture := self.best.mixture()) is not None:
+        if (mixture := self.best.mixture(2 if self.learner.judged else 1)) is not None:
             self._settle(mixture)
         put(self.module, self.best.state)
         return Outcome(self.best, self.step * self.batch, self._seconds(), stopped)
@@ -162,11 +162,12 @@ class Loop:
             state = between(self.best.start, end, share)
             with instead(self.module, state):
                 score = self._score()
-            if self.best.settle(state, score, len(self.held), self.floor):
+            always = not self.learner.judged
+            if self.best.settle(state, score, len(self.held), self.floor, always):
                 return
 
     def _batches(self) -> Iterator[tuple[np.ndarray, Tensor, Tensor | None]]:
-        """Row numbers [B], V views (pictures or maps) [V B, ...] and boxes in them [V B, 4], if the photos have any:
+        """Row numbers [B], V views (pictures or maps) [V B, ...] and boxes in them [V B, K, 5], if the photos have any:
         of this process, for every step from now on."""
         many = self.learner.views
         feed = self.feed.batches(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fieldmark.data.boxes import boxes, shares
+from fieldmark.data.boxes import Boxes, all_boxes, shares
 from fieldmark.data.loader import Photos
 from fieldmark.runtime import image
 from fieldmark.runtime.catalog import Catalog
@@ -36,13 +36,15 @@ class Material:
         cls,
         looked: Looked,
         held: np.ndarray,
-        known: Mapping[str, np.ndarray] | None = None,
+        known: Mapping[str, Boxes] | None = None,
         coarse: Taught | None = None,
     ) -> Material:
-        """known: path -> its box [4] as shares of the photo's sides; coarse: photos without a class that teach too."""
+        """known: path -> its boxes as shares of the photo's sides; coarse: photos without a class that teach too."""
 
-        def photos(paths: list[str], content: list[str]) -> Photos:
-            return Photos(paths, content, min_side=looked.graph.preprocess.min_side, boxes=_of(known, paths))
+        def photos(paths: list[str], content: list[str], y: np.ndarray) -> Photos:
+            labels = [looked.classes[i] if i < len(looked.classes) else "" for i in y]
+            boxes = _of(known or {}, paths, labels, looked.classes)
+            return Photos(paths, content, min_side=looked.graph.preprocess.min_side, boxes=boxes)
 
         part, rows = subset(looked, np.flatnonzero(~held)), np.flatnonzero(held)
         paths, content, y = part.paths, part.content, part.y
@@ -50,10 +52,10 @@ class Material:
         if coarse is not None and len(coarse.labels):
             more = coarse.photos.content
             paths, content, y = paths + coarse.photos.paths, content + more, np.append(y, coarse.labels)
-        judges = photos([looked.paths[i] for i in rows], [looked.content[i] for i in rows])
+        judges = photos([looked.paths[i] for i in rows], [looked.content[i] for i in rows], looked.y[rows])
         labels = [looked.classes[i] for i in looked.y] + y[len(part.y) :].astype(str).tolist()
         key = data_key(looked.content + more, labels, held.tolist(), looked.graph.key)
-        return cls(looked, held, part, photos(paths, content), y, judges, key)
+        return cls(looked, held, part, photos(paths, content, y), y, judges, key)
 
     @property
     def y_held(self) -> np.ndarray:
@@ -66,24 +68,35 @@ class Material:
         return np.bincount(self.part.y, minlength=len(self.looked.classes))
 
 
-def known_boxes(catalog: Catalog) -> dict[str, np.ndarray] | None:
-    """Path -> box [4] as shares of the photo's sides, for a catalog with columns box_x … (None: it has none)."""
-    found = boxes(catalog)
-    if found is None or not np.isfinite(found).any():
-        return None
+def known_boxes(catalog: Catalog) -> dict[str, Boxes] | None:
+    """Path -> boxes as shares of the photo's sides, of photos that have any (`all_boxes`; None: none has)."""
     known = {}
-    for path, box in zip(catalog.paths, found, strict=True):
-        if np.isfinite(box).all():
+    for path, (places, labels) in zip(catalog.paths, all_boxes(catalog) or (), strict=False):
+        if len(places):
             try:
                 size = image.size(image.read(path))
             except ImageError:  # it is listed where it is read as a whole
                 continue
-            known[path] = shares(box[None], np.array([size]))[0]
-    return known
+            known[path] = Boxes(shares(places, np.array([size])), labels)
+    return known or None
 
 
-def _of(known: Mapping[str, np.ndarray] | None, paths: list[str]) -> np.ndarray | None:
-    if not known:
+def _of(
+    known: Mapping[str, Boxes], paths: Sequence[str], labels: Sequence[str], classes: Sequence[str]
+) -> np.ndarray | None:
+    """Boxes of N photos [N, K, 5], as `Photos` has them; a box of none of the ``classes`` is left out. labels: of the
+    photos, which their boxes have where they have none of their own. None: no box is left."""
+    number = {name: i for i, name in enumerate(classes)}
+    rows = []
+    for path, own in zip(paths, labels, strict=True):
+        boxes = known.get(path)
+        named = zip(boxes.places, (label or own for label in boxes.labels), strict=True) if boxes else ()
+        rows.append([[*place, number[label]] for place, label in named if label in number])
+    most = max(map(len, rows), default=0)
+    if not most:
         return None
-    nowhere = np.full(4, np.nan, np.float32)
-    return np.stack([known.get(path, nowhere) for path in paths])
+    found = np.full((len(rows), most, 5), np.nan, np.float32)
+    for row, own_boxes in zip(found, rows, strict=True):
+        if own_boxes:
+            row[: len(own_boxes)] = own_boxes
+    return found

@@ -61,7 +61,7 @@ class Stepper:
         progress: float,
         coarse: bool = False,
     ) -> None:
-        """All turns of a batch: images [V B, ...], targets, boxes [V B, 4], progress and coarse are those of a `Batch`.
+        """All turns of a batch: images [V B, ...], targets, boxes, progress and coarse are those of a `Batch`.
         rows: numbers of its photos; step: so many were done before."""
         optimizer.set_rate(self.optimizer, progress)
         for turn in range(self.learner.turns):

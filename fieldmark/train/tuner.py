@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from fieldmark import methods
+from fieldmark.data.boxes import Boxes
 from fieldmark.data.loader import Photos
 from fieldmark.methods.task import Task
 from fieldmark.runtime.errors import FieldmarkError
@@ -44,7 +45,8 @@ class Finetune:
     """One fine-tuning run.
 
     folder: of its plan, checkpoints and kept maps; progress: as `Instant` has it; ranks: of the classes; boxes: path ->
-    the thing's box, where known; coarse: photos without a class, for methods that use ranks.
+    the things' boxes as shares of the photo's sides, where known; coarse: photos without a class, for methods that use
+    ranks.
     """
 
     def __init__(
@@ -57,13 +59,15 @@ class Finetune:
         accelerator: Accelerator,
         logger: loggers.Logger = loggers.NOTHING,
         ranks: Ranks | None = None,
-        boxes: Mapping[str, np.ndarray] | None = None,
+        boxes: Mapping[str, Boxes] | None = None,
         coarse: Coarse | None = None,
     ):
         self.ranks, self.boxes, self.card = ranks or {}, boxes, methods.card(instant.settings.method)
         self.coarse = coarse or Coarse()
         #: The method whose frozen descriptor it begins with; none where it has layers that know nothing yet.
         self.frozen = None if recipe.settings else methods.frozen(self.card.name)
+        if not methods.get(self.card.name).judged:
+            recipe = recipe.model_copy(update={"floor": False})
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
         self.settings, self.report, self.tell = instant.settings, progress, Teller(progress, logger)
         self.accelerator = accelerator

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from fieldmark.data.augment import Augment, color
 from fieldmark.data.augment import policy as policies
-from fieldmark.data.augment.geometry import crop_box, view_box
+from fieldmark.data.augment.geometry import crop_box, view_boxes
 from fieldmark.data.augment.mix import mix
 from fieldmark.data.augment.view import augment, view_rng
 from fieldmark.runtime.preprocess import Preprocess
@@ -448,29 +448,43 @@ def test_rotate_uses_the_kind_of_interpolation_of_the_photo():
     [Augment.none(), Augment(flip=True), Augment(rotate=20, scale=(0.5, 1.0))],
     ids=["none", "crop", "turn"],
 )
-def test_a_box_goes_where_its_pixels_go(resize, settings):
-    """A white rectangle in a black photo: in the view its pixels fill the box that is told."""
+def test_boxes_go_where_their_pixels_go(resize, settings):
+    """A red and a green rectangle in a black photo: in the view their pixels fill the boxes that are told."""
     preprocess = Preprocess(size=96, resize=resize, mean=(0, 0, 0), interpolation="bilinear")
     settings = settings.model_copy(update={"color": 0.0})
     photo = np.zeros((150, 240, 3), np.uint8)
-    photo[40:90, 60:160] = 255
-    box = np.array([60 / 240, 40 / 150, 160 / 240, 90 / 150], np.float32)
-    seen = 0
+    photo[40:90, 60:160, 0] = photo[100:140, 150:230, 1] = 255
+    sides = np.array([240, 150, 240, 150])
+    boxes = np.full((3, 5), np.nan, np.float32)
+    boxes[0] = *([60, 40, 160, 90] / sides), 7
+    boxes[1] = *([150, 100, 230, 140] / sides), 9
+    seen = [0, 0]
     for epoch in range(12):
         view = augment(Image.fromarray(photo), preprocess, view_rng(0, "x", epoch), settings)
-        told = view_box((240, 150), preprocess, view_rng(0, "x", epoch), settings, box)
-        rows, columns = np.nonzero(view[:, :, 0] > 60)
-        if not len(rows):
-            assert np.isnan(told).all() or (told[2:] - told[:2]).min() < 0.02
-            continue
-        seen += 1
-        edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 96
-        np.testing.assert_allclose(told, edges, atol=0.03)
-    assert seen >= 6
+        told = view_boxes((240, 150), preprocess, view_rng(0, "x", epoch), settings, boxes)
+        assert told.shape == (3, 5) and told.dtype == np.float32 and np.isnan(told[2]).all()
+        for number in range(2):
+            rows, columns = np.nonzero(view[:, :, number] > 60)
+            if not len(rows):
+                assert np.isnan(told[number]).all() or (told[number, 2:4] - told[number, :2]).min() < 0.02
+                continue
+            seen[number] += 1
+            edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 96
+            if settings.rotate and {0.0, 1.0} & set(told[number, :4].tolist()):
+                inwards = (edges - told[number, :4]) * [1, 1, -1, -1]
+                assert inwards.min() > -0.03, "a corner is turned out of sight: the box is too large at most"
+                continue
+            np.testing.assert_allclose(told[number, :4], edges, atol=0.03)
+            assert told[number, 4] == (7, 9)[number], "what a box is goes with it"
+    assert min(seen) >= 6
 
 
 def test_boxes_that_nobody_knows():
-    preprocess, unknown = Preprocess(size=32), np.full(4, np.nan, np.float32)
-    assert np.isnan(view_box((9, 9), preprocess, view_rng(0, "x", 0), Augment(), unknown)).all()
-    whole = np.array([0, 0, 1, 1], np.float32)
-    assert np.isnan(view_box((9, 9), preprocess, view_rng(0, "x", 0), Augment(policy="rand"), whole)).all()
+    whole = np.array([[0, 0, 1, 1, 2]], np.float32)
+    for boxes, settings in (
+        (np.full((2, 5), np.nan, np.float32), Augment()),
+        (whole, Augment(policy="rand")),
+    ):
+        told = view_boxes((9, 9), Preprocess(size=32), view_rng(0, "x", 0), settings, boxes)
+        assert told.shape == boxes.shape and np.isnan(told).all()
+    assert whole.tolist() == [[0, 0, 1, 1, 2]], "what was given stays as it is"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from fieldmark.cli.locate import rows
 from fieldmark.explain import locate as module
 from fieldmark.explain.locate import Locator, found
-from fieldmark.methods.base import Method
+from fieldmark.methods.base import Found, Method
+from fieldmark.methods.task import Task
 from fieldmark.runtime.preprocess import Preprocess
 
 
@@ -44,6 +47,20 @@ def locator(monkeypatch: pytest.MonkeyPatch) -> Any:
         return Locator(SimpleNamespace(path="m", section=section, classes=["a", "b"]), **more)  # type: ignore[arg-type]
 
     return make
+
+
+class Detector(Bright):
+    """Says two boxes of what the network sees, whatever the photo, and one of a class that was removed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.task = Task(3, names=("a", "b", "gone"))
+
+    def boxes(self, images: torch.Tensor, least: float = 0.05) -> list[Found]:
+        boxes = torch.tensor([[0.0, 0.0, 0.1, 0.1], [0.5, 0.5, 0.75, 1.0], [0.0, 0.25, 0.25, 0.5]])
+        scores = torch.tensor([0.95, 0.9, 0.3])
+        good = scores >= least
+        return [Found(boxes[good], scores[good], torch.tensor([2, 0, 1])[good])] * len(images)
 
 
 def photo(path: Path, *spots: tuple[int, int, int, int, int], size: tuple[int, int] = (200, 100)) -> str:
@@ -103,3 +120,27 @@ def test_parts_are_those_of_scipy() -> None:
 def test_an_empty_map_marks_nothing() -> None:
     parts, marked = found(torch.zeros(2, 8, 8), 0.2, 5)
     assert parts == [[], []] and not marked.any()
+
+
+@pytest.mark.parametrize(
+    "resize, boxes",
+    [("stretch", [(100, 50, 150, 100), (0, 25, 50, 50)]), ("pad", [(100, 50, 150, 100), (0, 0, 50, 50)])],
+)
+def test_a_detector_is_asked(
+    locator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resize: str, boxes: list[tuple[int, ...]]
+) -> None:
+    """Its boxes in pixels of the photo, each with its own class and score; the mask is what they cover."""
+    monkeypatch.setattr(module, "restore", lambda _: Detector())
+    path = photo(tmp_path / "a.png")
+    (one,) = locator(resize)([path])
+    assert [thing.box for thing in one.things] == boxes and one.label == "b"
+    assert [(thing.label, round(thing.score, 3)) for thing in one.things] == [("a", 0.9), ("b", 0.3)]
+    mask = np.zeros((100, 200), bool)
+    for left, top, right, bottom in boxes:
+        mask[top:bottom, left:right] = True
+    np.testing.assert_array_equal(one.mask, mask)
+    assert [len(one.things) for one in locator(resize, most=1)([path])] == [1]
+    assert [len(one.things) for one in locator(resize, threshold=0.5)([path])] == [1]
+    (row,) = rows(iter([one]), None)
+    assert (row["box_x"], row["box_w"], row["box_score"]) == (100, 50, 0.9)
+    assert json.loads(row["boxes"])[1][4:] == [0.3, "b"]

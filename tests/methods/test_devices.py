@@ -62,14 +62,15 @@ def network(cls: type[Method], needs: tuple[str, ...] = ()) -> Network:
     return made
 
 
-def steps(made: Network, device: torch.device) -> list[torch.Tensor]:
-    """The loss of each turn in each phase, and in the end what is answered."""
+def steps(made: Network, device: torch.device, pairs: bool = False) -> list[torch.Tensor]:
+    """The loss of each turn in each phase, and in the end what is answered. pairs: does it look for the cells of each
+    box? That takes numbers, so it is given none."""
     method = made.method
     moved(made.module, device)
     made.module.train()
     x = torch.randn(method.views * PHOTOS, 3, SIDE, SIDE, device=device)
     y = torch.zeros(PHOTOS, dtype=torch.long, device=device)
-    boxes = torch.rand(method.views * PHOTOS, 4, device=device)
+    boxes = None if pairs else torch.rand(method.views * PHOTOS, 3, 5, device=device)
     found = []
     for phase in range(len(method.phases)):
         if phase:
@@ -83,9 +84,10 @@ def steps(made: Network, device: torch.device) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", WITH_STEPS)
 def test_a_step_uses_one_device(name: str, request: pytest.FixtureRequest) -> None:
-    made = network(methods.get(name), methods.card(name).needs)
+    needs = methods.card(name).needs
+    made = network(methods.get(name), needs)
     device = request.getfixturevalue("gpu")
-    *losses, logits = steps(made, device)
+    *losses, logits = steps(made, device, pairs="boxes" in needs)
     assert all(loss.device == device and loss.shape == () for loss in losses)
     assert logits.device == device and logits.shape == (PHOTOS, CLASSES)
 

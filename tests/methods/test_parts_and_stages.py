@@ -76,7 +76,7 @@ class TestTwoStage(PickingTests):
 
     def total(self, network: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """With boxes, so that no crop jumps to another cell."""
-        boxes = torch.tensor([0.2, 0.1, 0.9, 0.7]).repeat(len(x), 1)
+        boxes = torch.tensor([[0.2, 0.1, 0.9, 0.7, 0.0]]).repeat(len(x), 1, 1)
         return network.module(x, y, turn=0, progress=0.5, boxes=boxes)["loss"]
 
     @pytest.mark.parametrize("settings", [{}, {"mask": "true", "pad": 0.0}])
@@ -122,23 +122,35 @@ class TestTwoStage(PickingTests):
             one, two = (method.look(x, torch.full((2,), number)).map for number in (0, 1))
         assert (one - two).abs().max() > 1e-4
 
+    def test_several_boxes_are_looked_at_together(self, monkeypatch):
+        """The crop lies around all of them."""
+        method: Any = self._with({"pad": 0.0})
+        x, seen = images(2, 96), seen_by(method.backbone)
+        boxes = torch.full((2, 3, 5), torch.nan)
+        boxes[0, :2] = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0], [0.2, 0.3, 0.6, 0.7, 1]])
+        boxes[1, 0] = torch.tensor([0.0, 0.5, 0.5, 1.0, 2])
+        criterion = build("cross_entropy", classes=CLASSES, embedding=5)
+        method.training_step(Batch(x, torch.tensor([0, 1]), boxes=boxes), criterion)
+        around_all = torch.tensor([[0.1, 0.2, 0.6, 0.7], [0.0, 0.5, 0.5, 1.0]])
+        torch.testing.assert_close(seen[1], crop(x, around_all, 96))
+
     def test_maps_are_taught_by_correlation(self):
-        maps, boxes = (
-            torch.rand(3, 5, 6),
-            torch.tensor([[0.1, 0.25, 0.6, 0.9], [0.5, 0, 1, 0.5], [torch.nan] * 4]),
+        """With the cells that lie in any of a photo's boxes."""
+        nan = [torch.nan] * 4
+        boxes = torch.tensor(
+            [[[0.1, 0.25, 0.4, 0.9], [0.3, 0.0, 0.6, 0.6]], [[0.5, 0, 1, 0.5], nan], [nan, nan]]
         )
-        inside = two_stage.covered(boxes[:2], 5, 6)
-        for row, (left, top, right, bottom) in enumerate(boxes[:2].tolist()):
-            for j in range(5):
-                for i in range(6):
-                    across = max(0.0, min(right * 6, i + 1) - max(left * 6, i))
-                    down = max(0.0, min(bottom * 5, j + 1) - max(top * 5, j))
-                    assert float(inside[row, j, i]) == pytest.approx(across * down, abs=1e-5)
+        maps, inside = torch.rand(3, 5, 6), torch.zeros(3, 5, 6)
+        for row, j, i in np.ndindex(2, 5, 6):
+            for left, top, right, bottom in boxes[row][boxes[row].isfinite().all(1)].tolist():
+                across = max(0.0, min(right * 6, i + 1) - max(left * 6, i))
+                down = max(0.0, min(bottom * 5, j + 1) - max(top * 5, j))
+                inside[row, j, i] = max(float(inside[row, j, i]), across * down)
         expected = [1 - np.corrcoef(maps[row].flatten(), inside[row].flatten())[0, 1] for row in range(2)]
         assert float(two_stage.apart(maps, boxes)) == pytest.approx(np.mean(expected), abs=1e-5)
-        assert float(two_stage.apart(2 * inside + 3, boxes[:2])) == pytest.approx(0, abs=1e-5)
-        assert float(two_stage.apart(-inside, boxes[:2])) == pytest.approx(2, abs=1e-5)
-        for nothing in (boxes[2:], torch.tensor([[0.0, 0, 1, 1]])):
+        assert float(two_stage.apart(2 * inside + 3, boxes)) == pytest.approx(0, abs=1e-5)
+        assert float(two_stage.apart(-inside, boxes)) == pytest.approx(2, abs=1e-5)
+        for nothing in (boxes[2:], torch.tensor([[[0.0, 0, 1, 1]]])):
             assert float(two_stage.apart(maps[:1], nothing)) == 0
 
     def test_a_constant_map_marks_nothing(self):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import resized_crop
 
-from fieldmark.nn.crops import boxes_above, crop, drop, enlarged, kept, of_peak
+from fieldmark.nn.crops import around, boxes_above, crop, drop, enlarged, kept, of_peak
 from fieldmark.nn.graph import export
 
 
@@ -123,3 +123,12 @@ def test_it_exports(tmp_path: Path):
     x[1] = 0  # nothing is bright
     assert export(Whole(), x, tmp_path / "crops.onnx", "out").error < 1e-5
     assert np.isfinite(Whole()(x).numpy()).all()
+
+
+def test_around_all_boxes():
+    nan = float("nan")
+    boxes = torch.tensor(
+        [[[0.1, 0.5, 0.3, 0.6], [0.2, 0.2, 0.9, 0.4]], [[nan] * 4, [0.0, 0.1, 1.0, 0.2]], [[nan] * 4] * 2]
+    )
+    expected = torch.tensor([[0.1, 0.2, 0.9, 0.6], [0.0, 0.1, 1.0, 0.2], [nan] * 4])
+    torch.testing.assert_close(around(boxes), expected, equal_nan=True)

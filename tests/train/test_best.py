@@ -114,3 +114,14 @@ def test_through_a_checkpoint() -> None:
 def _through(best: Best) -> tuple:
     tensors, rest = best.pack()
     return tensors, json.loads(json.dumps(rest))
+
+
+def test_the_last_weights_where_answers_do_not_judge() -> None:
+    """Of a detector: whatever they say of whole photos; the soup may be of one snapshot."""
+    best = Best()
+    best.consider(state(0), Score(1.0, 0.1))
+    best.remember(state(1))
+    assert best.mixture() is None and torch.equal(best.mixture(1)["w"], state(1)["w"])  # type: ignore[index]
+    assert not best.settle(state(1), Score(0.2, 2.0), 100, floor=0.9)
+    assert best.settle(state(1), Score(0.2, 2.0), 100, floor=0.9, always=True)
+    assert torch.equal(best.state["w"], state(1)["w"]) and best.score == Score(0.2, 2.0)

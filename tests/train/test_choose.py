@@ -63,6 +63,7 @@ def test_only_what_fits_the_photos(tmp_path: Path, photo_folder: Path) -> None:
     flat = Catalog.read(photo_folder)
     names = fitting(flat)
     assert {"plain", "wsdan"} <= set(names) and not {"transfg", "tree_rnn", "cnn"} & set(names)
+    assert set(fitting(flat.with_column("boxes", ["[[0, 0, 9, 9]]"] * len(flat)))) - set(names) == {"fcos"}
     assert set(fitting(flat, instant=True)) == {card.name for card in methods.cards() if card.instant}
 
 

@@ -19,7 +19,7 @@ from fieldmark.data.sampler import epoch_order
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import checkpoint
 from fieldmark.train import loop as loops
-from fieldmark.train.averages import learned
+from fieldmark.train.averages import learned, soup
 from fieldmark.train.best import Score
 from fieldmark.train.loop import Watch
 
@@ -158,6 +158,23 @@ def test_it_learns_and_leaves_the_best_weights(loop: Make, tmp_path: Path) -> No
     assert [what[1] for what in told if what[0] == "step"] == list(range(1, 31))
     assert [what[1]["step"] for what in told if what[0] == "curve"] == [0, 5, 10, 15, 20, 25, 30]
     assert one.module.training is True and ended.seconds > 0
+
+
+@pytest.mark.parametrize("steps", [2, 6])
+@pytest.mark.parametrize("judged", [True, False])
+def test_the_last_weights_are_kept_where_answers_do_not_judge_them(
+    loop: Make, tmp_path: Path, judged: bool, steps: int
+) -> None:
+    """As of a detector: though all photos were answered before the first step, and none later."""
+    one = loop(tmp_path, steps=steps, judge_every=2, average=0.5)
+    one.learner.judged = judged
+    scores = [Score(1.0, 0.0)]
+    one._score = lambda: scores.pop() if scores else Score(0.0, 9.0)
+    best = one.run().best
+    expected = best.start if judged else soup(best.recent)
+    assert best.state.keys() == expected.keys()
+    assert all(torch.equal(best.state[name], expected[name]) for name in expected)
+    assert any(not torch.equal(best.start[name], best.recent[-1][name]) for name in expected)
 
 
 def test_judging_changes_nothing(loop: Make, tmp_path: Path) -> None:

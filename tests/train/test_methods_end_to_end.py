@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from fieldmark import Recognizer
+from fieldmark.evaluate.boxes import iou
+from fieldmark.explain.locate import Locator
 from fieldmark.methods.restore import restore
 from fieldmark.runtime.bundle import Bundle
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.image import load
 
 #: Pairs of one class; four steps a batch; views that differ in colour; parts that learn in turn; a class tree; boxes.
-KINDS = ("metric", "pmg", "pipnet", "protopnet", "tree_rnn", "two_stage")
+KINDS = ("metric", "pmg", "pipnet", "protopnet", "tree_rnn", "two_stage", "fcos")
 FLAGS = {
     "backbone": "test_efficientnet",
     "size": 64,
@@ -66,6 +68,32 @@ def test_a_class_is_added_to_any(table: Path, tmp_path: Path, photo_folder: Path
     assert "ring" in recognizer.classes
 
 
+def test_a_detector_finds_with_and_without_a_class_more(
+    table: Path, tmp_path: Path, photo_folder: Path
+) -> None:
+    """Taught by the table's boxes; its boxes keep their names when the head gets or loses classes."""
+    rows = list(csv.DictReader(table.open()))
+    rows[0]["boxes"] = '[[8, 8, 40, 40], [0, 0, 9, 9, null, "ghost"]]'
+    with (tmp_path / "photos.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
+    recognizer = Recognizer(method="fcos", report=False, settings={"width": 32}, **FLAGS | {"epochs": 12})
+    recognizer.fit(tmp_path / "photos.csv", out=tmp_path / "run")
+    assert "boxes of ghost are left out" in (tmp_path / "run/run.json").read_text()
+    photos = sorted(str(path) for path in photo_folder.rglob("*.jpg"))[::6]
+    found = list(Locator(Bundle(tmp_path / "run/model"), threshold=0.05)(photos))
+    truth = np.array([[8, 8, 48, 48]])
+    fitting = [iou(np.array([one.things[0].box]), truth)[0, 0] for one in found if one.things]
+    assert len(fitting) == len(photos) and np.mean(fitting) > 0.5
+    recognizer.add_class("ring", sorted((photo_folder / "circle").glob("*.jpg"))[:4])
+    recognizer.remove_class("circle")
+    recognizer.save(tmp_path / "other")
+    for before, after in zip(found, Locator(Bundle(tmp_path / "other"), threshold=0.05)(photos), strict=True):
+        kept = [thing for thing in before.things if thing.label != "circle"]
+        assert [thing.label for thing in after.things][: len(kept)] == [thing.label for thing in kept]
+
+
 def test_settings_of_a_method_that_could_be_frozen(table: Path, tmp_path: Path) -> None:
     """Its network is then another one than the frozen graph's, and is read back as that."""
     recognizer = Recognizer(method="bilinear", settings={"channels": "8"}, floor=False, report=False, **FLAGS)
@@ -93,7 +121,9 @@ def test_what_a_method_lacks_is_said(photo_folder: Path, tmp_path: Path) -> None
         fit("b", method="tree_rnn")
     with pytest.raises(UsageError, match="mixup") as three:
         fit("c", method="metric", mixup=0.2)
+    with pytest.raises(FieldmarkError, match=r"fcos needs boxes .* boxes\.csv") as five:
+        fit("e", method="fcos")
     with pytest.raises(UsageError, match="settings") as four:
         fit("d", method="metric", settings={"no_such": 1})
     assert "reading photos" in said and "looking at photos" not in said, "it is found out before that"
-    assert all("\n" not in str(error.value) for error in (one, two, three, four))
+    assert all("\n" not in str(error.value) for error in (one, two, three, four, five))

@@ -31,26 +31,26 @@ def crop_box(size: tuple[int, int], rng: np.random.Generator, settings: Augment,
     return (left, top, min(left + across, width), min(top + down, height))
 
 
-def view_box(
+def view_boxes(
     size: tuple[int, int],
     preprocess: Preprocess,
     rng: np.random.Generator,
     settings: Augment,
-    box: np.ndarray,
+    boxes: np.ndarray,
 ) -> np.ndarray:
-    """Where a box of the photo lies in the view that `augment` makes of it with an equal ``rng``.
+    """Where boxes of the photo lie in the view that `augment` makes of it with an equal ``rng``.
 
-    size: of the photo, width and height; box: [4] left, top, right, bottom as shares of its sides. The answer is
-    likewise of the view: [4], clipped to it; NaN where the box lies outside, where nobody knows it, and where a policy
-    may have turned or pushed the view.
+    size: of the photo, width and height; boxes: [K, 4] left, top, right, bottom as shares of its sides; what follows
+    in further columns goes with its box. The answer is likewise of the view: float32, of the same shape, clipped to
+    it. A row is NaN where the box lies outside, where nobody knows it, and where a policy may have turned or pushed
+    the view.
     """
-    nowhere = np.full(4, np.nan, np.float32)
-    if settings.policy or not np.isfinite(box).all():
-        return nowhere
-    x, y = (
-        box[[0, 2, 0, 2]].astype(float) * size[0],
-        box[[1, 1, 3, 3]].astype(float) * size[1],
-    )  # four corners
+    found = np.array(boxes, np.float32)
+    if settings.policy:
+        found[:] = np.nan
+        return found
+    corners = found.astype(float)
+    x, y = corners[:, [0, 2, 0, 2]] * size[0], corners[:, [1, 1, 3, 3]] * size[1]
     left, top, right, bottom = _frame(size, preprocess, rng, settings)
     x, y = (x - left) / (right - left), (y - top) / (bottom - top)
     if settings.flip and rng.random() < 0.5:
@@ -62,8 +62,9 @@ def view_box(
             0.5 + math.cos(angle) * across + math.sin(angle) * down,
             0.5 - math.sin(angle) * across + math.cos(angle) * down,
         )
-    found = np.clip([x.min(), y.min(), x.max(), y.max()], 0, 1).astype(np.float32)
-    return found if found[0] < found[2] and found[1] < found[3] else nowhere
+    found[:, :4] = np.stack([x.min(1), y.min(1), x.max(1), y.max(1)], 1).clip(0, 1)
+    found[~((found[:, 0] < found[:, 2]) & (found[:, 1] < found[:, 3]))] = np.nan
+    return found
 
 
 def shown(size: tuple[int, int], preprocess: Preprocess) -> Box:
