@@ -143,7 +143,7 @@ def test_a_full_disk_in_the_midst_of_training(
     steps: list[Path] = []
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_put", full)
-        with pytest.raises(OSError, match="No space left on device: .*checkpoints"):
+        with pytest.raises(OSError, match=r"No space left on device: .*checkpoints"):
             fit(photo_folder, out)
     assert fit(photo_folder, out).run["resumed_at_step"] == 0 and weights(out) == weights(whole[0])
 
