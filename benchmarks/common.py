@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fieldmark.runtime.machine import cores
+from fieldmark.runtime.machine import cores, processor
 
 if TYPE_CHECKING:
     from fieldmark.runtime.catalog import Catalog
@@ -143,12 +143,11 @@ def _told() -> list[str]:
 
 def machine() -> str:
     """Cores, processor and versions, in a line."""
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        name = next((one.partition(":")[2].strip() for one in lines if one.startswith("model name")), name)
-    versions = [f"{package} {metadata.version(package)}" for package in ("torch", "openvino")]
-    return "; ".join([f"{cores()} cores", name, f"Python {platform.python_version()}", *versions])
+    versions = []
+    for package in ("torch", "openvino"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
+    return "; ".join([f"{cores()} cores", processor(), f"Python {platform.python_version()}", *versions])
 
 
 def commit(*scripts: str) -> str:

@@ -4,7 +4,9 @@ The comparison of `fieldmark bench methods` on our sets: the same EfficientNet-L
 for every method, test photos judged once, every choice made by held-out photos of train. First all methods are
 screened: one seed, 90 seconds, on photos whose marks are small (birds with parts, and rendered look-alikes at 448 px,
 whose marks are known). ``--final`` takes the eight best of those and plain: three seeds, 5 minutes, four sets.
-``--pictures`` trains each once more on the look-alikes and draws where it looks.
+``--instant`` fits the heads of methods that a frozen backbone can serve: three seeds, four sets, half an hour.
+``--pictures`` trains each once more on the look-alikes and draws where it looks. ``--plot`` draws the comparison: ``uv
+run --with matplotlib python benchmarks/methods.py --plot``.
 
 A row is written as it comes to results/methods.csv and is not measured again; remove it there to have it measured anew.
 ``--tables`` only writes fieldmark/methods/measured.csv, which `fieldmark methods` and docs/methods.py read. Screening
@@ -24,6 +26,7 @@ import common
 
 from fieldmark.evaluate import bench
 from fieldmark.methods.measured import TABLE, Measured
+from fieldmark.train.recipe import INSTANT
 
 ROWS = common.HERE / "results" / "methods.csv"
 PICTURES = common.ROOT / "docs" / "pictures" / "methods"
@@ -48,18 +51,19 @@ def source(name: str, work: Path) -> Path:
     return folder
 
 
-def fitting(path: Path) -> list[str]:
-    """Methods that these photos can serve."""
+def fitting(path: Path, budget: str = "") -> list[str]:
+    """Methods that these photos and the budget can serve."""
     from fieldmark.runtime.catalog import Catalog
+    from fieldmark.train.choose import fitting as fit
 
-    return bench.fitting(Catalog.read(path))
+    return fit(Catalog.read(path), budget == INSTANT)
 
 
 def measure(sets: list[str], names: list[str] | None, seeds: int, budget: str, work: Path) -> None:
     """All that is not there yet, set by set."""
     for name in sets:
         path = source(name, work)
-        known = fitting(path)
+        known = fitting(path, budget)
         chosen = [one for one in names or known if one in known]
         cells = bench.cells(name, chosen, range(seeds), budget, "", "", "")
         print(f"{name}: {len(cells)} trainings of {budget}", file=sys.stderr, flush=True)
@@ -86,7 +90,7 @@ def tables() -> None:
     """measured.csv: a line for each method, set and budget."""
     rows = bench.read(ROWS)
     lines = []
-    for budget in dict.fromkeys(row["budget"] for row in rows):
+    for budget in sorted({row["budget"] for row in rows}, key=_length):
         for line in bench.summary([row for row in rows if row["budget"] == budget]):
             if line.get("top1") is not None:
                 lines.append({"budget": budget, **line})
@@ -95,6 +99,45 @@ def tables() -> None:
         table.writeheader()
         for line in lines:
             table.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items()})
+
+
+def plot(target: Path) -> None:
+    """Points above plain against the cost of an answer, of what was measured longest on each set."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "fieldmark"  # the same rows give the same file
+    from matplotlib import pyplot
+
+    from fieldmark.methods.measured import measured
+
+    rows = [row for row in measured() if row.delta is not None and row.answer is not None]
+    sets = list(dict.fromkeys(row.set for row in rows))
+    figure, axes = pyplot.subplots(1, len(sets), figsize=(4.2 * len(sets), 4.2), squeeze=False)
+    for name, axis in zip(sets, axes[0], strict=True):
+        longest = max((row.budget for row in rows if row.set == name), key=_length)
+        own = [row for row in rows if row.set == name and row.budget == longest]
+        axis.axhline(0, color="grey", linewidth=0.8)
+        axis.set_title(f"{name}, {longest}", fontsize=10)
+        axis.set_xscale("log")
+        axis.set_xlabel("cost of an answer, times plain's")
+        axis.set_ylabel("points of top-1 above plain")
+        low = (
+            sorted(row.delta for row in own)[len(own) // 4] - 3
+        )  # what failed to learn is not shown at its depth
+        for row in own:
+            at = (row.answer, max(row.delta, low))
+            axis.plot(*at, "o", color="tab:green" if row.delta > 0 else "tab:grey", markersize=4)
+            axis.annotate(row.method, at, fontsize=6.5, xytext=(3, 2), textcoords="offset points")
+    figure.tight_layout()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, metadata={"Date": None})
+
+
+def _length(budget: str) -> float:
+    from fieldmark.train.recipe import seconds
+
+    return 0.0 if budget == INSTANT else seconds(budget)
 
 
 def pictures(names: list[str] | None, work: Path) -> None:
@@ -147,15 +190,19 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--methods", nargs="+", metavar="METHOD")
     parser.add_argument("--sets", nargs="+", metavar="SET")
-    for flag in ("final", "tables", "pictures"):
+    for flag in ("instant", "final", "tables", "pictures", "plot"):
         parser.add_argument(f"--{flag}", action="store_true")
     chosen = parser.parse_args()
     work: Path = chosen.work or Path(tempfile.gettempdir()) / "fieldmark-benchmarks"
     work.mkdir(parents=True, exist_ok=True)
     if chosen.tables:
         tables()
+    elif chosen.plot:
+        plot(PICTURES / "comparison.svg")
     elif chosen.pictures:
         pictures(chosen.methods, work)
+    elif chosen.instant:
+        measure(chosen.sets or [*FINAL], chosen.methods, SEEDS, INSTANT, work)
     elif chosen.final:
         measure(chosen.sets or [*FINAL], chosen.methods or best(), SEEDS, FINALLY, work)
     else:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import comparison
+
 from fieldmark import methods
 from fieldmark.methods import Card
 from fieldmark.methods.measured import Measured, measured, of
@@ -23,11 +27,19 @@ _FRONT = """# Methods
 `fieldmark bench methods photos/` compares them on your own photos. Every method is one file in `fieldmark/methods/`;
 `CONTRIBUTING.md` shows how to add one.
 
-Points are those of top-1 above `plain` with the same backbone, photos, seeds and time (methods that crop or shuffle
-photos: above `plain` trained from new views, as they must be). An empty cell was not measured.
+All methods learn by the same plan (`--optimizer`, rates, epochs), not each by its paper's; where else one differs from
+its paper, its file says so and why.
+
+*training* and *answer* are times the time of `plain`, for a photo learned and for one answered. Columns named after
+sets of photos hold points of top-1 above `plain` with the same backbone, photos, seeds and time (methods that crop or
+shuffle photos: above `plain` trained from new views, as they must be), in the longest time that was measured; an empty
+cell was not. [Methods, measured](comparison.md) has all of it. `--method auto` picks what it supports for your photos.
+What a method's page calls *published* is its authors' own result, often of the best epoch on the test photos, and with
+another backbone than its neighbour's: compare methods by what was measured alike.
 """
 _NEEDS = {
-    "pixels": "the photos themselves: no stage can be kept as maps, so an epoch takes longer",
+    "pixels": "the photos themselves: it crops or changes them in every epoch, so what frozen stages see of them "
+    "cannot be computed once and kept, and an epoch takes longer",
     "labels": "one class a photo: `--mixup` and `--cutmix` do not go with it",
     "tree": "coarser ranks of the classes: columns such as `family` and `order` beside `label` in the table of photos",
     "boxes": "boxes of the things: columns `box_x`, `box_y`, `box_w`, `box_h` (pixels) in the table of photos",
@@ -72,9 +84,9 @@ def page(card: Card) -> str:
     if card.when:
         lines += [f"**When to use it.** {_sentence(card.when)}", ""]
     if card.needs:
-        lines += ["**What it needs.** " + "; ".join(_NEEDS[need] for need in card.needs) + ".", ""]
+        lines += ["**What it needs.** " + _sentence("; ".join(_NEEDS[need] for need in card.needs)), ""]
     if card.uses:
-        lines += ["**What it makes use of.** " + "; ".join(_NEEDS[use] for use in card.uses) + ".", ""]
+        lines += ["**What it makes use of.** " + _sentence("; ".join(_NEEDS[use] for use in card.uses)), ""]
     picture = PICTURES / f"{card.name}.jpg"
     if picture.is_file():
         lines += [f"![What {card.name} looks at](../pictures/methods/{card.name}.jpg)", ""]
@@ -142,7 +154,7 @@ def _sentence(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """All pages, by their place."""
-    return {FOLDER / "index.md": index()} | {
+    return {FOLDER / "index.md": index(), FOLDER / "comparison.md": comparison.text()} | {
         FOLDER / f"{card.name}.md": page(card) for card in methods.cards()
     }
 

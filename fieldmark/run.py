@@ -29,6 +29,7 @@ from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Skipped
 from fieldmark.train import processes
+from fieldmark.train.choose import AUTO, resolved
 from fieldmark.train.instant import Instant
 from fieldmark.train.plan import PLAN
 from fieldmark.train.recipe import Recipe
@@ -57,9 +58,14 @@ def train(
 
     Of several processes one writes; the others give an empty `Run`.
     """
-    settings, recipe = divide(options)
+    if options.get("method") != AUTO:
+        divide(options)  # what cannot be is refused before any photo is looked for
     catalog = Catalog.read(source)
     check(catalog, source)
+    options, why = resolved(options, catalog)
+    settings, recipe = divide(options)
+    if why:
+        progress("", 0, None, why)
     instant = Instant(settings, progress)
     folder = out / "checkpoints"
     if not processes.main():
@@ -118,7 +124,7 @@ def train(
             "photos": len(catalog),
             "classes": len(trained.classes),
         },
-        "chosen": trained.chosen,
+        "chosen": trained.chosen | ({"method": why} if why else {}),
         "curve": trained.curve,
         "cross_validation": trained.cross_validation,
         "tried": trained.tried,

@@ -20,7 +20,7 @@ from fieldmark import methods
 from fieldmark.losses import DEFAULT_LOSS
 from fieldmark.losses.combine import build
 from fieldmark.methods.base import MOST_ENTRIES, Method
-from fieldmark.methods.task import Task
+from fieldmark.methods.task import Batch, Task
 from fieldmark.nn.backbone import Backbone
 from fieldmark.nn.graph import export
 from fieldmark.nn.weights import Source
@@ -136,6 +136,14 @@ class CommonTests:
             )
             errors = np.abs(logits - expected).max(1) / np.abs(expected).max()
             assert (np.median(errors) if method.selects else errors.max()) < self.change, engine
+
+    def test_a_class_that_came_later(self):
+        """`fieldmark add-class` gives the head a row more, `remove-class` one fewer; all else stays as it is."""
+        for classes in (CLASSES + 1, CLASSES - 1):
+            method = self.make(self.backbones[0], 64)
+            method.add_head(classes, 5)
+            assert method(images(2, 64)).shape == (2, classes)
+            assert method.attention(images(2, 64)).isfinite().all()
 
     def test_where_it_looks(self, backbone):
         method = self.make(backbone, 64)
@@ -257,6 +265,16 @@ class TrainedTests(CommonTests):
             self.total(network, x, y).backward()
             reached |= {n for n, p in own.items() if p.grad is not None and p.grad.abs().max() > 0}
         assert set(own) == reached
+
+    def test_losses_of_the_embedding_count_once(self):
+        """However many logits a step judges: else centres would move, and triplets weigh, several times as much."""
+        method = self.network(self.backbones[0]).method
+        criterion, calls = build("cross_entropy+center", classes=CLASSES, embedding=5), []
+        criterion.parts["center"].register_forward_hook(lambda *_: calls.append(turn))
+        x, y = self.batch(4)
+        for turn in range(method.turns):
+            method.training_step(Batch(x, y, method.views, turn, 0.5), criterion)
+        assert 0 in calls and len(set(calls)) == len(calls)
 
     def test_a_step_lowers_the_loss(self, backbone):
         if not self.descends:

@@ -27,7 +27,9 @@ def bench(
         list[str] | None,
         typer.Option(metavar="NAME", help="Repeat it for several.  [default: all that fit the photos]"),
     ] = None,
-    budget: Annotated[str, typer.Option(metavar="TIME", help="For each training: 90s, 10m, 1h.")] = "90s",
+    budget: Annotated[
+        str, typer.Option(metavar="TIME", help="For each training: 90s, 10m, 1h; instant: heads alone.")
+    ] = "90s",
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Trainings of each method.")] = 1,
     first_seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the first training.")] = 0,
     backbone: Annotated[str, typer.Option(metavar="NAME", help="The same for all.")] = "",
@@ -47,10 +49,12 @@ def bench(
     from fieldmark.evaluate import bench as table
     from fieldmark.runtime.catalog import Catalog
     from fieldmark.runtime.errors import FieldmarkError
-    from fieldmark.train.recipe import seconds
+    from fieldmark.train.choose import fitting
+    from fieldmark.train.recipe import INSTANT, seconds
 
-    seconds(budget)  # refused at once, and not once a training
-    names = method or table.fitting(Catalog.read(source))
+    if budget != INSTANT:
+        seconds(budget)  # refused at once, and not once a training
+    names = method or fitting(Catalog.read(source), budget == INSTANT)
     set_name = name or Path(source).resolve().stem
     numbers = range(first_seed, first_seed + seeds)
     wanted = table.cells(set_name, names, numbers, budget, backbone, str(size or ""), flags)

@@ -59,7 +59,11 @@ def train(
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="See `fieldmark methods`.  [default: the mode's own]")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="See `fieldmark methods`; auto: by our comparison.  [default: the mode's own]",
+        ),
     ] = None,
     backbone: Annotated[
         str | None,
@@ -151,6 +155,7 @@ def train(
     precision: Precision = "f32",
     workers: Workers = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a model hub.")] = False,
+    cache: Annotated[bool, typer.Option(help="Use what was computed before of these photos.")] = True,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -251,6 +256,7 @@ def train(
         "precision": precision,
         "workers": workers,
         "offline": offline,
+        "cache": cache,
         "settings": settings_of(set_),
         "tta": tta,
         "floor": floor,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -29,8 +28,9 @@ from fieldmark import methods
 from fieldmark.runtime.bundle import GRAPH, Bundle
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
-from fieldmark.runtime.machine import cores
+from fieldmark.runtime.machine import cores, processor
 from fieldmark.runtime.metrics import wilson
+from fieldmark.train.recipe import INSTANT
 
 COLUMNS = (
     *("set", "method", "seed", "budget", "backbone", "size", "flags"),
@@ -38,6 +38,8 @@ COLUMNS = (
         "top1",
         "low",
         "high",
+        "classes",
+        "n_train",
         "n_test",
         "held_out_top1",
         "instant_top1",
@@ -70,7 +72,8 @@ class Cell:
 
     @property
     def words(self) -> list[str]:
-        words = ["--method", self.method.partition(" ")[0], "--seed", str(self.seed), "--budget", self.budget]
+        words = ["--method", self.method.partition(" ")[0], "--seed", str(self.seed)]
+        words += ["--mode", INSTANT] if self.budget == INSTANT else ["--budget", self.budget]
         words += ["--backbone", self.backbone] if self.backbone else []
         words += ["--size", self.size] if self.size else []
         words += ["--views", "new"] if self.method == PIXELS else []
@@ -85,12 +88,6 @@ def cells(
     wanted = [YARDSTICK, *([PIXELS] if any("pixels" in card.needs for card in cards) else [])]
     wanted += [card.name for card in cards if card.name != YARDSTICK]
     return [Cell(set, name, seed, budget, backbone, size, flags) for seed in seeds for name in wanted]
-
-
-def fitting(catalog: Catalog) -> list[str]:
-    """Methods that these photos and a convolutional backbone can serve."""
-    lacking = {"transformer", *(() if catalog.ranks() else ("tree",))}
-    return [card.name for card in methods.cards() if card.backbone and not lacking & set(card.needs)]
 
 
 def read(table: Path) -> list[dict[str, str]]:
@@ -132,33 +129,37 @@ def run(
 
 def origin(cell: Cell, version: str) -> dict[str, str]:
     """By which command, machine and version a row was made."""
-    words = shlex.join(["fieldmark", "train", cell.set, *cell.words, "--no-floor"])
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        name = next((one.partition(":")[2].strip() for one in lines if one.startswith("model name")), name)
-    torch = metadata.version("torch")
-    return {"command": words, "machine": f"{cores()} cores; {name}; torch {torch}", "version": version}
+    words = shlex.join(["fieldmark", "train", cell.set, *cell.words, *_alone(cell)])
+    machine = f"{cores()} cores; {processor()}; torch {metadata.version('torch')}"
+    return {"command": words, "machine": machine, "version": version}
+
+
+def _alone(cell: Cell) -> list[str]:
+    """It finds nothing that another training has computed, and no model takes its place."""
+    return ["--no-cache", *([] if cell.budget == INSTANT else ["--no-floor"])]
 
 
 def measured(source: str, catalog: Catalog, cell: Cell, work: Path) -> dict[str, Any]:
     """One training as a process of its own, and what came of it."""
     out = work / f"{cell.set}-{cell.method.replace(' ', '-')}-{cell.seed}"
     command = [sys.executable, "-m", "fieldmark", "train", source, "--out", str(out), *cell.words]
-    command += ["--no-floor", "--no-report", "--overwrite", "--json", "--quiet"]
+    command += [*_alone(cell), "--no-report", "--overwrite", "--json", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return {"error": lines[-1] if lines else f"ended with status {done.returncode}"}
     told = json.loads(done.stdout.strip().splitlines()[-1])
-    if told["mode"] != "finetune":
+    if cell.budget != INSTANT and told["mode"] != "finetune":
         return {"error": f"{cell.budget} is too little time for these photos: nothing was trained"}
     if not told["n_test"]:
         return {"error": "the photos have no test split to judge by"}
-    details = json.loads((out / "run.json").read_text(encoding="utf-8"))["chosen"]
+    notes = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    details = notes["chosen"]
     low, high = wilson(round(told["top1"] * told["n_test"]), told["n_test"])
-    row = {name: told.get(name) for name in ("top1", "n_test", "seconds", "epochs", "photos_per_second")}
+    names = ("top1", "n_train", "n_test", "seconds", "epochs", "photos_per_second")
+    row = {name: told.get(name) for name in names}
     row |= {
+        "classes": notes["data"]["classes"],
         "low": low,
         "high": high,
         "held_out_top1": details.get("held_out_top1"),
@@ -239,6 +240,7 @@ def summary(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
             line["answer"] = _ratio([(a["answer_ms"], b["answer_ms"]) for a, b in pairs])
         minutes = float(np.mean([float(row["seconds"]) for row in good])) / 60
         line["per_minute"] = line["top1"] / minutes
+        line |= {name: int(good[0][name]) if good[0].get(name) else None for name in ("n_train", "classes")}
         for what in ("mark_hit", "mark_area"):
             values = [float(row[what]) for row in good if row.get(what)]
             line[what] = float(np.mean(values)) if values else None

@@ -17,12 +17,14 @@ CARD = Card(
     family="losses",
     title="Attentive pairwise interaction (API-Net)",
     year=2020,
-    idea="pairs of the most alike photos, of one class and of two, each seen through its own and the other's gate",
+    idea="in training each photo meets the most similar one of its class and of another, and is seen by what marks "
+    "itself and by what marks the other",
     source="Zhuang, Wang, Qiao, Learning Attentive Pairwise Interaction, AAAI 2020",
-    equation="x_m = MLP([x_1; x_2]), g_i = sigmoid(x_m x_i), self = x_i + x_i g_i, other = x_i + x_i g_j",
+    equation="x_m = MLP([x_1; x_2]), g_i = sigmoid(x_m x_i), self = x_i + x_i g_i, other = x_i + x_i g_j; "
+    "loss = CE(x) + CE(self, other) + mean max(0, p_other - p_self + 0.05)",
     needs=("labels",),
     sampler="paired",
-    when="classes in pairs that are hard to tell apart, with several photos each",
+    when="where classes are confused in pairs, and each has several photos",
 )
 #: Descriptors of unit length that are nearer than this are of one and the same view of a photo.
 SAME = 1e-4
@@ -64,11 +66,11 @@ class APINet(Plain):
 
     class Options(base.Options):
         hidden: int = Field(512, ge=8, le=4096, description="width between the two layers of the interaction")
-        dropout: float = Field(0.5, ge=0, lt=1, description="share left out between them")
+        dropout: float = Field(0.5, ge=0, lt=1, description="share of that width left out in training")
         margin: float = Field(
-            0.05, ge=0, le=1, description="by which the own gate must show the class better"
+            0.05, ge=0, le=1, description="how much more probable the class must be by the own gate"
         )
-        weight: float = Field(1.0, ge=0, le=100, description="of the ranking loss")
+        weight: float = Field(1.0, ge=0, le=100, description="weight of the ranking loss")
 
     def build(self, backbone: Backbone) -> None:
         width, hidden = backbone.embedding, self.options.hidden

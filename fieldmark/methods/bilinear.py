@@ -16,12 +16,12 @@ CARD = Card(
     family="pooling",
     title="Bilinear pooling",
     year=2015,
-    idea="mean product of every two channels of the last map, with a signed square root",
+    idea="which channels of the last map are active together: the mean product of every two, with a signed square root",
     source="Lin et al., Bilinear CNN Models for Fine-grained Visual Recognition, ICCV 2015",
     equation="z = y / |y|, y = sign(B) sqrt(|B|), B = X X^T / (H W)",
     instant=True,
     paper="CUB-200-2011 84.1% (VGG-M and VGG-D, 448 px)",
-    when="as the first of the second-order methods; its normalised form, isqrt_cov, mostly serves better",
+    when="to follow the first second-order method; the later isqrt_cov has the better published result",
 )
 
 
@@ -29,7 +29,8 @@ class Bilinear(base.Method):
     """One part: the upper triangle of the rooted products of the last map's channels, rows of unit length.
 
     The paper keeps all 512 x 512 products. Here a fixed projection first leaves ``channels`` of them, so that a
-    descriptor can be kept; fine-tuning trains it. The triangle holds all: the matrix is symmetric.
+    descriptor can be kept; fine-tuning trains it. The triangle holds all: the matrix is symmetric. Maps are first
+    brought to a mean square of 1, so that what the root adds to avoid an endless slope is small on every backbone.
     """
 
     class Options(base.Options):

@@ -19,12 +19,12 @@ CARD = Card(
     family="attention-guided augmentation",
     title="Counterfactual attention learning",
     year=2021,
-    idea="WS-DAN whose maps must answer better than maps of pure chance do",
+    idea="WS-DAN, whose attention maps must lead to better answers than random maps do",
     source="Rao et al., Counterfactual Attention Learning, ICCV 2021",
-    equation="loss = L(head z(A)) + L(head z(A) - head z(A')) + |f - c|^2, A' even between 0 and 2",
+    equation="loss = L(head z(A)) + L(head z(A) - head z(A')) + |f - c|^2, A' drawn evenly from 0 to 2",
     needs=("pixels",),
-    paper="CUB-200-2011 90.6% (ResNet-101, 448 px, the mean over several crops)",
-    when="where WS-DAN's maps wander to the background",
+    paper="CUB-200-2011 90.6% (ResNet-101, 448 px, the mean of 8 looks at a photo)",
+    when="as WS-DAN, where its maps look at the background",
 )
 
 
@@ -37,10 +37,6 @@ class CAL(WSDAN):
         targets = torch.cat([batch.targets] * 3)
         losses = self.judge(z, targets, criterion)
         chance = torch.cat([self.pooled(x, 2 * torch.rand_like(maps)) for x, maps in seen], 1)
-        effect = criterion(
-            losses["logits"] - self.head(chance),
-            targets,
-            self.projection(z) if criterion.needs_embedding else None,
-        )["loss"]
+        effect = criterion.of_logits(losses["logits"] - self.head(chance), targets)
         losses = {**losses, "loss": losses["loss"] + effect, "effect": effect.detach()}
         return self.with_center(losses, z, batch)

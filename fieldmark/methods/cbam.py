@@ -18,10 +18,10 @@ CARD = Card(
     family="attention",
     title="Convolutional block attention (CBAM)",
     year=2018,
-    idea="attention in two steps: which channels count, then which places do",
+    idea="attention in two steps: a gate for every channel, then one for every place",
     source="Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018",
     equation="X' = Mc(X) X, X'' = Ms(X') X', z = mean(X''), for the maps of the last stages",
-    when="where the thing fills little of the photo, and a map of where it was found is wanted at no cost",
+    when="where the object fills little of the photo; its gates show where it looks",
 )
 #: Fewest units that see all channels.
 FEWEST = 8

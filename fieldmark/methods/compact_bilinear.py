@@ -16,12 +16,12 @@ CARD = Card(
     family="pooling",
     title="Compact bilinear pooling",
     year=2016,
-    idea="a tensor sketch of all products of channels: 8192 numbers for 512 x 512",
+    idea="bilinear pooling, whose 512 x 512 products are hashed into 8192 numbers (a tensor sketch)",
     source="Gao et al., Compact Bilinear Pooling, CVPR 2016",
     equation="z = y / |y|, y = sign(p) sqrt(|p|), p = mean of IFFT(FFT(S1 x) * FFT(S2 x)) over positions",
     instant=True,
     paper="CUB-200-2011 84.0% (VGG-16, 448 px, 8192 entries)",
-    when="where the products of many channels are wanted and a descriptor of 8192 entries or fewer",
+    when="in place of bilinear, where more of the map's channels shall count and the descriptor stay short",
 )
 #: Channels whose products are sketched: each pair is a number in the graph. Those of VGG-16.
 MOST_CHANNELS = 512
@@ -30,7 +30,8 @@ MOST_CHANNELS = 512
 class CompactBilinear(base.Method):
     """One part: the rooted sketch of the last map's products, rows of unit length.
 
-    Wider maps than VGG-16's are first brought to 512 channels by a fixed projection, which fine-tuning trains.
+    Wider maps than VGG-16's are first brought to 512 channels by a fixed projection, which fine-tuning trains; all are
+    brought to a mean square of 1, as in `bilinear`.
     """
 
     class Options(base.Options):

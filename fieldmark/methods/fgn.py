@@ -17,11 +17,11 @@ CARD = Card(
     family="hierarchical",
     title="Features split by rank",
     year=2021,
-    idea="coarse ranks learn from fine features, but cannot spoil them: their gradient stops at the finer slices",
+    idea="every rank has a slice of the feature; coarser ranks also read the finer slices, but cannot change them",
     source="Chang et al., Your 'Flamingo' is My 'Bird': Fine-Grained, or Not, CVPR 2021",
     equation="logits_k = W_k [f_k; stop(f_(k+1)); …; stop(f_L)]; loss = sum_k cross-entropy_k",
     needs=("tree",),
-    when="if coarser ranks are known: one network answers all of them at nearly no cost",
+    when="where coarser ranks are known: they help to learn the classes at nearly no cost",
 )
 
 

@@ -19,21 +19,22 @@ CARD = Card(
     family="transformers",
     title="HERBS",
     year=2023,
-    idea="high-temperature refinement: broad classes first, fine ones later; what is not selected is background",
+    idea="PIM with two pyramid paths: the second teaches the first at a falling temperature, from broad classes to "
+    "fine ones; what is not selected is background",
     source="Chou et al., Fine-grained Visual Classification with High-temperature Refinement and Background "
     "Suppression, 2023",
     equation="CE(combined) + 0.3 sum CE(level) + 5 sum mean (tanh(l_left out) + 1)^2 + 1.375 sum KL at temperature T",
     paper="CUB-200-2011 93.1% (Swin-L of ImageNet-21k, 384 px)",
     when="as PIM, where the background misleads",
 )
-#: The temperature is halved so many times, at even steps of the training.
-HALVINGS = 8
+#: So many temperatures follow each other, each half of the one before.
+STEPS = 8
 
 
 def temperature(first: float, progress: float) -> float:
-    """first 0.5^floor(8 p), p the share of the training that is done: 64, 32, ..., 0.5 (in the paper every 10 of 80
+    """first 0.5^floor(8 p), p the share of the phase that is done: 64, 32, ..., 0.5 (in the paper every 10 of 80
     epochs)."""
-    return first * 0.5 ** min(HALVINGS - 1, int(HALVINGS * progress))
+    return first * 0.5 ** min(STEPS - 1, int(STEPS * progress))
 
 
 def refinement(first: Tensor, second: Tensor, t: float) -> Tensor:
@@ -52,7 +53,7 @@ class HERBS(PIM):
     """
 
     class Options(PIM.Options):
-        growth: int = Field(2, ge=1, le=8, description="so many times as many from the next finer level")
+        growth: int = Field(2, ge=1, le=8, description="how many times as many from each next finer level")
         level_weight: float = Field(0.3, ge=0, description="weight of the levels' own answers in the loss")
         refine: float = Field(1.375, ge=0, description="weight of the refinement at high temperature")
         temperature: float = Field(

@@ -16,13 +16,14 @@ CARD = Card(
     family="hierarchical",
     title="Hierarchical residual network",
     year=2022,
-    idea="ranks hand their features down as residuals; every node has a score, and only states that the tree allows "
-    "have a probability",
+    idea="each rank adds to the feature of the coarser one; every node of the tree has a score, and only what the tree "
+    "allows has a probability",
     source="Chen et al., Label Relation Graphs Enhanced Hierarchical Residual Network, CVPR 2022",
     equation="p(v) = sum over legal states with v of exp(sum of its scores) / Z; loss = -log p(v) + cross-entropy of "
     "classes; r_k = ReLU(sum_(j<=k) b_j)",
     needs=("tree",),
-    when="if some photos are labelled only with a genus or a family",
+    when="where coarser ranks are known; in a training loop of your own also where some photos are labelled only with "
+    "a genus or a family",
 )
 
 

@@ -20,11 +20,12 @@ CARD = Card(
     family="hierarchical",
     title="Hierarchical cross-entropy",
     year=2020,
-    idea="the loss follows the class tree, so that mistakes stay near the truth",
+    idea="a mistake costs less the nearer its class lies to the true one in the class tree",
     source="Bertinetto et al., Making Better Mistakes, CVPR 2020",
-    equation="loss = -sum_l lambda_l log p(C_l | C_(l+1)), lambda = exp(-alpha distance from the root)",
+    equation="loss = -sum_l lambda_l log p(C_l | C_(l+1)), C_(l+1) the parent of C_l, lambda = exp(-alpha distance "
+    "from the root)",
     needs=("tree",),
-    when="if a near miss is better than a far one: it trades a little accuracy for nearer mistakes",
+    when="where a mistake within the genus is better than one across families: it trades a little accuracy for that",
 )
 
 
@@ -64,8 +65,10 @@ class HXE(Plain):
 
     class Options(base.Options):
         form: Literal["hxe", "soft_labels"] = Field("hxe", description="hxe, or soft_labels")
-        alpha: float = Field(0.1, ge=0, le=5, description="of hxe: more: coarse ranks count more")
-        beta: float = Field(10.0, gt=0, le=100, description="of soft_labels: less: near classes share more")
+        alpha: float = Field(0.1, ge=0, le=5, description="for hxe: the larger, the more coarse ranks count")
+        beta: float = Field(
+            10.0, gt=0, le=100, description="for soft_labels: the smaller, the more near classes share"
+        )
 
     def build(self, backbone: Backbone) -> None:
         self.tree = Tree(self.task.classes, [groups for _, groups in self.task.ranks], "hxe")

@@ -14,12 +14,13 @@ CARD = Card(
     family="pooling",
     title="Normalised covariance pooling",
     year=2018,
-    idea="mean and matrix square root of the channel covariance, of the last two stages",
+    idea="how every two channels vary together: the matrix square root of their covariance, of the last two stages, "
+    "beside the mean",
     source="Li et al., iSQRT-COV, CVPR 2018; Lin et al., B-CNN, ICCV 2015",
-    equation="z = triu(sqrt(S)), S = X (I - 1/M) X^T / M; five Newton-Schulz steps for the root",
+    equation="z = triu(sqrt(S)), S = X (I - 11^T / M) X^T / M; five Newton-Schulz steps for the root",
     instant=True,
     paper="CUB-200-2011 88.1% (ResNet-50, 448 px)",
-    when="by default: frozen features of look-alikes differ in how channels go together",
+    when="by default: look-alikes often differ in which channels are active together, not in which are active",
 )
 #: Channels kept of the last map, and the most kept of the map before it.
 LAST, MIDDLE = 128, 112
@@ -28,7 +29,9 @@ LAST, MIDDLE = 128, 112
 class ISqrtCov(Method):
     """Three parts: normalised covariance of the last map and of the one before, and the pooled embedding.
 
-    Marks that tell look-alikes apart are small; the map before the last sees them at twice the resolution.
+    Marks that tell look-alikes apart are small; the map before the last sees them at twice the resolution. The paper
+    takes the last map alone, brought to 256 channels by a learned convolution with batch norm and ReLU. Here a fixed
+    projection leaves fewer, so that descriptors of frozen backbones can be kept; fine-tuning trains it.
     """
 
     def build(self, backbone: Backbone) -> None:

@@ -16,12 +16,12 @@ CARD = Card(
     family="recurrent",
     title="LSTM over parts",
     year=2017,
-    idea="learned part maps pool part tokens; an LSTM reads them, each time looking at the map where its state says",
+    idea="learned maps pool one token a part; an LSTM reads them one by one and each time looks back at the whole map",
     source="Zhao et al., Diversified Visual Attention Networks, IEEE TMM 2017; Xu et al., Show, Attend and Tell, "
     "ICML 2015",
     equation="h_m = LSTM([F_m; sum_p a_p X_p], h_(m-1)), a = softmax(w . tanh(U X + V h_(m-1))), "
     "F_m = sum_p softmax(A_m)_p X_p; logits = W mean_m h_m",
-    when="if several parts decide together; costs little beside the backbone",
+    when="where several parts decide together; it costs little beside the backbone",
 )
 
 

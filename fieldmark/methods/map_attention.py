@@ -15,18 +15,19 @@ CARD = Card(
     family="attention",
     title="Weight maps on every layer's map",
     year=2018,
-    idea="each stage's map times a trained weight map; their sum, above 0, goes to a dense head",
+    idea="each stage's map is multiplied by a trained weight map; the sum of all, where positive, goes to a dense head",
     source="soft attention as textbooks of fine-grained recognition have it; maps of several layers: Jetley et al., "
     "Learn to Pay Attention, ICLR 2018",
     equation="A = relu(sum_l W_l * norm(conv1_l(X_l))), z = relu(W mean(A) + b)",
-    when="where things stand at the same place in every photo, as on a conveyor or in a passport photo",
+    when="where objects are at the same place in every photo, as on a conveyor belt",
 )
 
 
 class MapAttention(base.Method):
     """One part: [B, hidden].
 
-    The textbook multiplies and adds maps that have no common shape. Here a 1x1 convolution brings each to
+    The textbook multiplies and adds the maps of all convolution layers, which have no common shape. Here they are the
+    last maps of the stages, and a 1x1 convolution brings each to
     ``channels`` of mean 0 and variance 1 in each photo, and all are resized to the grid of the last map but one.
     A weight map [channels, h, w] is the same for all photos, at first 1 for each layer. Where it looks: the sum A.
     """

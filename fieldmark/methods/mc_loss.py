@@ -18,10 +18,11 @@ CARD = Card(
     family="losses",
     title="Mutual-channel loss",
     year=2020,
-    idea="a few channels a class: any of them must do to tell it, and each looks elsewhere",
+    idea="every class has a few channels of its own: a part of them must suffice to tell it, and each must look "
+    "elsewhere",
     source="Chang et al., The Devil is in the Channels: Mutual-Channel Loss, IEEE Trans. Image Processing 2020",
     equation="loss = CE + a CE(mean max_xi masked maps) + b (1 - sum max_xi softmax_hw maps / xi)",
-    when="marks that lie at several places of the thing; its authors made it for training from scratch",
+    when="where marks lie at several places of the object; its author says that it does not suit fine-tuning",
 )
 #: Channels of all classes together.
 MOST_CHANNELS = 4096
@@ -58,8 +59,9 @@ class MCLoss(Plain):
     convolution, batch norm and ReLU. They are left out where photos are answered.
 
     The paper takes the backbone's own channels, whose number must then suit the classes, and trains from scratch with
-    weights of 1.5 and 20. xi is smaller where all would be more than `MOST_CHANNELS`; with one a class the channels
-    cannot differ, and the diversity is always 1.
+    weights of 1.5 and 20. Beside the cross-entropy of a pretrained backbone the second term would then weigh more than
+    all else, so here they are 0.3 and 1. xi is smaller where all would be more than `MOST_CHANNELS`; with one a class
+    the channels cannot differ, and the diversity is always 1.
     """
 
     class Options(base.Options):

@@ -11,11 +11,11 @@ TABLE = Path(__file__).with_name("measured.csv")
 
 
 class Measured(NamedTuple):
-    """A method on a set of photos, each training within ``budget``.
+    """A method on a set of photos, each training within ``budget``; None where it was not measured.
 
     top1, spread: mean and standard deviation over ``n`` seeds; delta: points to plain, trained alike; training,
     answer: times the time of plain, for a photo learned and for one answered; mark_hit: share of photos where its
-    strongest place lies on the mark. None where it was not measured.
+    strongest place lies on the mark; per_minute: top-1 over the minutes of training; n_train, classes: of the set.
     """
 
     method: str
@@ -28,6 +28,9 @@ class Measured(NamedTuple):
     training: float | None
     answer: float | None
     mark_hit: float | None
+    per_minute: float | None
+    n_train: int | None
+    classes: int | None
 
 
 @cache
@@ -45,5 +48,6 @@ def of(method: str) -> list[Measured]:
 
 
 def _row(row: dict[str, str]) -> Measured:
-    numbers = {name: float(row[name]) if row.get(name) else None for name in Measured._fields[4:]}
-    return Measured(row["method"], row["set"], row["budget"], int(row["n"]) if row["n"] else None, **numbers)
+    whole = {name: int(row[name]) if row.get(name) else None for name in ("n", "n_train", "classes")}
+    rest = {name: float(row[name]) if row.get(name) else None for name in Measured._fields[4:-2]}
+    return Measured(row["method"], row["set"], row["budget"], **whole, **rest)  # type: ignore[arg-type]

@@ -20,12 +20,13 @@ CARD = Card(
     family="losses",
     title="Metric learning",
     year=2017,
-    idea="a triplet or contrastive loss on the descriptor, beside cross-entropy",
+    idea="photos of a class are drawn together and those of others pushed apart, by a triplet or contrastive loss "
+    "beside cross-entropy",
     source="Hermans et al., In Defense of the Triplet Loss, 2017; Hadsell et al., CVPR 2006 (contrastive)",
     equation="loss = CE + w mean_i max(0, m + max_own |z_i - z_j| - min_other |z_i - z_k|)",
     needs=("labels",),
     sampler="paired",
-    when="if similar photos are searched for, or classes are added later: distances then mean what classes mean",
+    when="to search for similar photos, or to add classes later: near then means of one class",
 )
 
 
@@ -41,9 +42,12 @@ class Metric(Plain):
             "triplet", description="triplet (batch-hard) or contrastive"
         )
         margin: float | None = Field(
-            None, ge=0, le=2, description="of distances 0 to 2; triplet 0.2, contrastive 1"
+            None,
+            ge=0,
+            le=2,
+            description="of distances, which are 0 to 2; if not given 0.2 (triplet) or 1 (contrastive)",
         )
-        weight: float = Field(1.0, ge=0, le=100, description="of this loss beside the other")
+        weight: float = Field(1.0, ge=0, le=100, description="weight of the metric loss beside the other")
 
     def distances(self, z: Tensor, labels: Tensor) -> Tensor:
         """Descriptors [B, d] and class numbers [B] -> the metric loss, a scalar."""

@@ -28,12 +28,13 @@ CARD = Card(
     family="parts and stages",
     title="Multi-branch and multi-scale attention learning",
     year=2021,
-    idea="the thing is where two layers are active; its crop is classified, and its busiest windows teach too",
+    idea="the object is where the last two maps are most active; its crop is classified, and in training its most "
+    "active windows as well",
     source="Zhang et al., Multi-branch and Multi-scale Attention Learning, MMM 2021",
     equation="box around (largest part of {A > mean A}) and {A' > mean A'}, A = sum_k X_k; logits = W f(crop) + b",
     needs=("pixels",),
     paper="CUB-200-2011 89.6% (ResNet-50, 448 px)",
-    when="where the thing is one before a plain background, and training may take four times as long",
+    when="where one object stands before a plain background, and training may take four times as long",
 )
 #: Windows of parts, in cells (height, width) of a map of 14 x 14, in three groups, and how many of each are kept.
 GRID = 14
@@ -73,7 +74,11 @@ class Looked(NamedTuple):
 
 
 class MMAL(Method):
-    """z = f(crop of the thing), f the backbone's embedding; with ``tta`` the mean of f(photo) and f(crop)."""
+    """z = f(crop of the thing), f the backbone's embedding; with ``tta`` the mean of f(photo) and f(crop).
+
+    The paper compares the maps of ResNet-50's last two blocks, both of the last stage; backbones give one map a stage,
+    so here the other one is mostly of the stage before.
+    """
 
     Options = Options
     selects = True
@@ -118,8 +123,8 @@ class MMAL(Method):
         side = crop_side(batch.x.shape[-1], self.zoom, self.backbone.strides[-1])
         parts = self.read(self.backbone(crops(looked.closer_photo, boxes, side)))
         losses = self.judge(looked.thing, batch.targets, criterion)
-        raw = self.judge(looked.photo, batch.targets, criterion)["loss"]
-        many = self.judge(parts, batch.targets.repeat_interleave(sum(KEPT), 0), criterion)["loss"]
+        raw = criterion.of_logits(self.head(looked.photo), batch.targets)
+        many = criterion.of_logits(self.head(parts), batch.targets.repeat_interleave(sum(KEPT), 0))
         return {
             **losses,
             "loss": losses["loss"] + raw + many,

@@ -17,7 +17,7 @@ CARD = Card(
     family="attention",
     title="Multi-scale feature fusion",
     year=2017,
-    idea="a feature pyramid: coarse maps are added to finer ones, and every level is pooled",
+    idea="a feature pyramid: each coarse map is enlarged and added to the finer one, and every level is pooled",
     source="Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017",
     equation="P_l = conv3(conv1(X_l) + up(P'_(l+1))), P'_l the sum in it, z = [mean(relu(P_l)) for all l]",
     when="where marks are of very different sizes, and small ones are lost in the last map",

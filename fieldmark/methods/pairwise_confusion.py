@@ -16,11 +16,11 @@ CARD = Card(
     family="losses",
     title="Pairwise confusion",
     year=2018,
-    idea="a penalty on answers of two classes that lie far apart, against learning photos by heart",
+    idea="pairs of photos of two classes are penalised for very different answers, so that none is learned by heart",
     source="Dubey et al., Pairwise Confusion for Fine-Grained Visual Classification, ECCV 2018",
     equation="loss = CE + lambda / B sum over random pairs of two classes |p_1 - p_2|, lambda = 0.1 C",
     paper="CUB-200-2011 86.9% (DenseNet-161)",
-    when="few photos a class: it works against overfitting, and costs nothing",
+    when="with few photos a class: it works against overfitting and costs nothing",
 )
 
 
@@ -45,7 +45,9 @@ class PairwiseConfusion(Plain):
     """
 
     class Options(base.Options):
-        weight: float = Field(0.1, ge=0, le=10, description="of the confusion, times the number of classes")
+        weight: float = Field(
+            0.1, ge=0, le=10, description="weight of the confusion, times the number of classes"
+        )
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         losses = super().training_step(batch, criterion)

@@ -28,11 +28,12 @@ CARD = Card(
     family="transformers",
     title="Plug-in module (PIM)",
     year=2022,
-    idea="each position of a pyramid says a class; the most certain ones are joined by a graph, the rest is hushed",
+    idea="every position of a feature pyramid is classified; a graph joins the most certain ones, and the others learn "
+    "to say nothing",
     source="Chou et al., A Novel Plug-in Module for Fine-Grained Visual Classification, 2022",
     equation="CE(combined) + 0.5 sum_i CE(mean of level i) + 5 sum_i mean (tanh(l_left out) + 1)^2",
     paper="CUB-200-2011 92.8% (Swin-L of ImageNet-21k, 384 px)",
-    when="with a transformer and time for many epochs; several marks at different scales",
+    when="where several marks of different sizes decide, with a transformer and time for many epochs",
 )
 
 
@@ -51,7 +52,8 @@ class PIM(Method):
     """One part: what the graph makes of the selected tokens of all levels [B, width].
 
     Paper: four levels, width 1536, 32, 128, 512, 2048 tokens from coarse to fine at 384 px, SGD 5e-4, 50 epochs; a
-    token's classifier has a hidden layer there. Never more than half of a level's tokens are selected here.
+    token's classifier has a hidden layer there. The defaults are smaller, for machines without a GPU. Never more than
+    half of a level's tokens are selected here, so that there is a background to hush.
     """
 
     selects = True
@@ -60,9 +62,11 @@ class PIM(Method):
         levels: int = Field(3, ge=1, le=8, description="stages of the pyramid, the last ones (paper: 4)")
         width: int = Field(256, ge=8, le=4096, description="channels of its levels (paper: 1536)")
         keep: int = Field(32, ge=1, description="tokens selected from the coarsest level")
-        growth: int = Field(4, ge=1, le=8, description="so many times as many from the next finer level")
+        growth: int = Field(4, ge=1, le=8, description="how many times as many from each next finer level")
         level_weight: float = Field(0.5, ge=0, description="weight of the levels' own answers in the loss")
-        suppress: float = Field(5.0, ge=0, description="weight of what tokens say that were left out")
+        suppress: float = Field(
+            5.0, ge=0, description="weight of the loss that teaches tokens left out to say nothing"
+        )
 
     def build(self, backbone: Backbone) -> None:
         options = self.options
@@ -111,8 +115,7 @@ class PIM(Method):
     def losses(self, looked: Looked, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         """The sum of the card's equation, and its terms."""
         losses = self.judge(looked.combined, batch.targets, criterion)
-        embedding = self.projection(looked.combined).detach() if criterion.needs_embedding else None
-        levels = [criterion(one.mean(1), batch.targets, embedding)["loss"] for one in looked.logits]
+        levels = [criterion.of_logits(one.mean(1), batch.targets) for one in looked.logits]
         hushed = [suppression(*one) for one in zip(looked.logits, looked.picked, strict=True)]
         level, hush = torch.stack(levels).sum(), torch.stack(hushed).sum()
         total = losses["loss"] + self.options.level_weight * level + self.options.suppress * hush

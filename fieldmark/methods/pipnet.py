@@ -18,7 +18,8 @@ CARD = Card(
     family="interpretable",
     title="PIP-Net",
     year=2023,
-    idea="softmax over channels at each place, largest over places; a sparse non-negative sheet of scores",
+    idea="each place is assigned to one of a few hundred learned prototypes; a class scores by those in the photo, "
+    "with few weights, none negative",
     source="Nauta et al., PIP-Net, CVPR 2023",
     equation="p = softmax over channels, z_d = max p_d, o = W z with W >= 0; 5 align + 2 tanh + 2 CE(log(1 + o^2))",
     needs=("pixels",),

@@ -24,12 +24,12 @@ CARD = Card(
     family="progressive and destructive",
     title="Progressive multi-granularity training",
     year=2020,
-    idea="the last three stages learn, in turn, from puzzles of ever larger pieces, then all from the whole photo",
+    idea="the last three stages learn in turn from jigsaws of ever larger pieces, then all together from whole photos",
     source="Du et al., Progressive Multi-Granularity Training of Jigsaw Patches, ECCV 2020",
     equation="logits = mean of W_i h_i + b, h_i of stage i's largest values, the fourth of all three stages' together",
     needs=("pixels",),
-    paper="CUB-200-2011 89.6% (ResNet-50, 448 px)",
-    when="where marks are texture as well as parts, and training may take four steps a batch",
+    paper="CUB-200-2011 89.6% (ResNet-50, 448 px, the four heads together)",
+    when="where marks are textures as well as parts, and training may take four times as long",
 )
 #: Pieces a side that a photo is cut into, turn by turn; one is the photo itself.
 PIECES = (8, 4, 2, 1)

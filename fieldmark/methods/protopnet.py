@@ -20,12 +20,12 @@ CARD = Card(
     family="interpretable",
     title="ProtoPNet",
     year=2019,
-    idea="some prototypes a class, each a patch of a training photo; logits are a sum of similarities to them",
+    idea="every class has some prototypes, each a patch of a training photo; its logit sums the similarities to them",
     source="Chen et al., This Looks Like That, NeurIPS 2019",
     equation="z_j = max over patches of log((d_j + 1) / (d_j + e)); CE + 0.8 cluster - 0.08 separation + 1e-4 |W|_1",
     needs=("labels",),
-    paper="CUB-200-2011 80.2% (DenseNet-161, cropped to the birds, 224 px)",
-    when="where people must see what an answer rests on: similar patches of known photos",
+    paper="CUB-200-2011 80.1% (DenseNet-161, 224 px, photos cropped to the birds)",
+    when="where people must see what an answer rests on: patches of known photos that look alike",
 )
 #: Weight at first of a prototype of the class, and of another one's.
 OWN, OTHER = 1.0, -0.5
@@ -37,7 +37,7 @@ class ProtoPNet(Method):
     Phases: all but the last layer learns, with the last layer as it is; then each prototype becomes the nearest patch
     of its class's photos (`Prototypes.place` says which), and the last layer alone learns. The paper pushes every ten
     epochs, with SGD steps of the last layer between. Prototypes begin as patches drawn from their class's photos (in
-    the paper as random numbers): few epochs do not move them far.
+    the paper as random numbers): few epochs do not move them far. The last layer has a bias, as all heads here.
     """
 
     phases = (0.75, 0.25)
@@ -75,11 +75,9 @@ class ProtoPNet(Method):
             self.head.bias.zero_()
 
     def _own(self) -> Tensor:
-        """[C, P]: is it a prototype of this class?"""
-        return (
-            torch.arange(self.task.classes, device=self.prototypes.owner.device)[:, None]
-            == self.prototypes.owner
-        )
+        """[C, P]: is it a prototype of this class? A class that came later has none."""
+        classes = torch.arange(len(self.head.weight), device=self.prototypes.owner.device)  # type: ignore[arg-type]
+        return classes[:, None] == self.prototypes.owner
 
     def distances(self, features: Features) -> Tensor:
         """[B, P, h, w]."""

@@ -32,12 +32,12 @@ CARD = Card(
     family="parts and stages",
     title="Recurrent attention CNN",
     year=2017,
-    idea="proposals zoom in twice, each trained so that the closer look is surer of the class than the one before",
+    idea="two proposals zoom in one after the other, trained so that each closer look is surer of the class",
     source="Fu et al., Look Closer to See Better, CVPR 2017",
     equation="max(0, p_s - p_(s+1) + 0.05) for the box of scale s + 1; logits = mean over s of W_s f(X_s) + b",
     needs=("pixels",),
     paper="CUB-200-2011 85.3% (VGG-19, 448 px)",
-    when="where what tells classes apart is one small region, and photos are large enough to zoom in",
+    when="where one small region tells classes apart, and photos are large enough to zoom in",
 )
 #: The least side of a square, and the first one, as shares of the side before.
 LEAST, FIRST = 1 / 3, 1 / 2
@@ -143,8 +143,8 @@ class RACNN(Method):
         z = side_by_side(self.look(batch.x).parts, self.options.scale)
         losses, each = self.judge(z, batch.targets, criterion), {}
         for number in range(self.options.looks):
-            own = self.judge(alone(z, number, self.options.looks), batch.targets, criterion)
-            each[f"scale_{number + 1}"] = own["loss"]
+            own = self.head(alone(z, number, self.options.looks))
+            each[f"scale_{number + 1}"] = criterion.of_logits(own, batch.targets)
         total = torch.stack([losses["loss"], *each.values()]).sum()
         return {**losses, "loss": total, **{name: value.detach() for name, value in each.items()}}
 

@@ -22,12 +22,12 @@ CARD = Card(
     family="recurrent",
     title="Recurrent model of visual attention",
     year=2014,
-    idea="a recurrent network looks at the photo through a few small windows and chooses each next place itself",
+    idea="a recurrent network looks at the photo through one small window after the other and chooses each place",
     source="Mnih et al., Recurrent Models of Visual Attention, NIPS 2014; Ba et al., ICLR 2015",
     equation="h_t = ReLU(W g_t + U h_(t-1)), l_t ~ N(tanh(f(h_t)), s); loss = cross-entropy(h_T) + mean (b - R)^2 "
     "- 0.01 sum_t log pi(l_t) (R - b_t)",
     needs=("pixels",),
-    when="if the mark is tiny in a large photo, and where it was looked for must be shown",
+    when="where the mark is tiny in a large photo, and the places looked at must be shown",
 )
 #: How much the choice of places weighs in the loss (methods with a learning rate a weight do not feel it).
 POLICY = 0.01
@@ -68,7 +68,8 @@ class Look(NamedTuple):
 class RAM(base.Method):
     """The descriptor is the state [B, hidden] after the last glimpse.
 
-    The first place is a soft arg-max over the backbone's last map. In training places are drawn around the network's
+    The first place is a soft arg-max over the backbone's last map, where the paper begins anywhere: few glimpses find
+    little by chance. In training places are drawn around the network's
     choice, and the reward R is the probability that is given to the right class: the mean of the paper's 1 (right) or 0
     over answers drawn by their probability, and less noisy. In answering the choice itself is taken, so the same photo
     gives the same glimpses. What chooses places and expects rewards reads states and maps but does not change them.
@@ -112,7 +113,7 @@ class RAM(base.Method):
         features, o = self.backbone(self.resamplers[0](images)), self.options
         photo, levels = (images.shape[2], images.shape[3]), pyramid(images, o.windows)
         (state,) = self.parts(features)
-        mean = peak_place(self.first(features.last.detach()).float())
+        mean = peak_place(self.first(features.last.detach()).float()).float()
         expected = [self.first_expected(features.embedding.detach())]
         places, chances = [], []
         for step in range(o.glimpses):

@@ -16,7 +16,7 @@ CARD = Card(
     family="attention",
     title="Squeeze-and-excitation",
     year=2018,
-    idea="channel attention: what all channels show decides how much each of them counts",
+    idea="channel attention: from the means of all channels a small network decides how much each of them counts",
     source="Hu et al., Squeeze-and-Excitation Networks, CVPR 2018",
     equation="s = sigmoid(W2 relu(W1 mean(X))), z = mean(s X), for the maps of the last stages",
     when="as the lightest attention, on networks that have none of their own (ResNet, VGG, EfficientNet-Lite)",

@@ -24,12 +24,12 @@ CARD = Card(
     family="transformers",
     title="TransFG",
     year=2022,
-    idea="attention rolled out over the blocks picks one patch a head; the last block sees only those",
+    idea="the attention of all blocks, multiplied, picks one patch for each head; the last block sees only these",
     source="He et al., TransFG, AAAI 2022",
     equation="A_h = argmax of row 0 of a_(L-1) ... a_1; z = block_L([z_0; z_A1; ...; z_AK])_0; CE + contrastive",
     needs=("transformer", "labels"),
     paper="CUB-200-2011 91.7% (ViT-B/16 of ImageNet-21k, 448 px, overlapping patches)",
-    when="with a vision transformer, where the mark is small and the background speaks too loud",
+    when="with a vision transformer, where marks are small and the background distracts",
 )
 
 
@@ -38,15 +38,17 @@ def contrast(z: Tensor, labels: Tensor, margin: float) -> Tensor:
 
     z: [B, D]; labels: [B] class numbers (TransFG, contrastive feature learning). No photos give 0.
     """
-    z = torch.nn.functional.normalize(z.float(), dim=1)
-    cosine, same = z @ z.T, labels[:, None] == labels
+    with torch.autocast(z.device.type, enabled=False):  # in half precision z is not quite like itself
+        z = torch.nn.functional.normalize(z.float(), dim=1)
+        cosine, same = z @ z.T, labels[:, None] == labels
     return torch.where(same, 1 - cosine, (cosine - margin).clamp_min(0)).sum() / max(1, len(z)) ** 2
 
 
 class TransFG(Method):
     """One part: the class token after the last block, which saw only itself and the selected patches.
 
-    Paper: patches of 16 px that overlap (stride 12), SGD 3e-2, 10,000 steps; here patches as the backbone has them.
+    Paper: patches of 16 px that overlap (stride 12), SGD 3e-2, 10,000 steps; here patches as the backbone has them, for
+    which it was pretrained.
     Which patches are selected has no gradient, as in the paper; the rollout is therefore computed beside fused
     attention, without a graph for it.
     """

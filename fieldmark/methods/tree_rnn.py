@@ -21,7 +21,7 @@ CARD = Card(
     source="Guo et al., CNN-RNN: a large-scale hierarchical image classification framework, MTAP 2018",
     equation="log p(c) = sum_k log softmax_(children of v_(k-1)) (w_v . (U h_k + V f)), v_k the ancestors of c",
     needs=("tree",),
-    when="if coarser ranks must be right too, and agree with the class: probabilities of all ranks add up",
+    when="where coarser ranks must be right too: the probability of a group is exactly the sum of its classes'",
 )
 
 State = tuple[Tensor, Tensor]

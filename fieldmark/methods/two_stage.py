@@ -30,12 +30,12 @@ CARD = Card(
     family="parts and stages",
     title="Find, then look closely",
     year=2016,
-    idea="a class activation map finds the thing; its crop and the whole photo are classified together",
+    idea="a class activation map finds the object; its crop and the whole photo are classified together",
     source="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016",
     equation="box around the largest part of {M > mean M}, M = sum_k w_ck X_k; logits = W [f(photo), f(crop)] + b",
     needs=("pixels",),
     uses=("boxes",),
-    when="where the thing is one and fills little of the photo, the more so where the data has boxes",
+    when="where one object fills little of the photo, the more so where the data has boxes",
 )
 #: A map marks what is above its mean by this share of its largest value: a constant one marks nothing.
 ABOVE = 1e-3
@@ -122,8 +122,7 @@ class TwoStage(Method):
         """The criterion of both stages; where boxes are known, 1 - correlation of the map with the box."""
         looked = self.look(batch.x, batch.labels, batch.boxes)
         losses = self.judge(looked.z, batch.targets, criterion)
-        embedding = self.projection(looked.z) if criterion.needs_embedding else None
-        first = criterion(looked.first, batch.targets, embedding)["loss"]
+        first = criterion.of_logits(looked.first, batch.targets)
         losses = {**losses, "loss": losses["loss"] + first, "stage_1": first.detach()}
         if batch.boxes is not None:
             taught = apart(looked.map, batch.boxes)

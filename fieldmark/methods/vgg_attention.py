@@ -15,7 +15,8 @@ CARD = Card(
     family="attention",
     title="VGG16 with channel attention and fusion",
     year=2018,
-    idea="a frozen network's last map, the same with gated channels, and earlier maps, joined for a dense head",
+    idea="channel attention on a frozen network: its last map, the same map gated, and earlier maps are joined for a "
+    "dense head",
     source="the design of textbooks of fine-grained recognition; Simonyan and Zisserman, VGG, ICLR 2015; gates: Hu et "
     "al., CVPR 2018; fusion: Hariharan et al., Hypercolumns, CVPR 2015",
     equation="a = sigmoid(W2 relu(W1 mean(X))), J = [aX; X; earlier maps], z = relu(W mean(relu(conv1(J))) + b)",

@@ -39,7 +39,8 @@ def part_features(x: Tensor, maps: Tensor) -> Tensor:
     Features are brought to a mean square of 1 first: it changes nothing but what the root takes for small.
     """
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x  # else squares may overflow
-    return l2_normalise(signed_root(attention_pooling(level(wide), maps.to(wide.dtype))).flatten(1))
+    with torch.autocast(x.device.type, enabled=False):  # and sums over all places
+        return l2_normalise(signed_root(attention_pooling(level(wide), maps.to(wide.dtype))).flatten(1))
 
 
 def drawn(maps: Tensor, count: int) -> Tensor:

@@ -23,9 +23,10 @@ def level_widths(backbone: Backbone, count: int = 0) -> list[int]:
     return [*backbone.channels[-count:-1], backbone.width] if count != 1 else [backbone.width]
 
 
-def area_weights(source: int, target: int) -> Tensor:
+def area_weights(source: int, target: int, device: torch.device | None = None) -> Tensor:
     """[target, source]: what share of each of ``target`` equal parts of a line lies in each of ``source``."""
-    ends, cells = (torch.arange(n + 1) * (source * target // n) for n in (target, source))  # whole numbers
+    lines = (torch.arange(n + 1, device=device) * (source * target // n) for n in (target, source))
+    ends, cells = lines  # whole numbers
     overlap = torch.minimum(ends[1:, None], cells[1:]) - torch.maximum(ends[:-1, None], cells[:-1])
     return overlap.clamp_min(0) / source
 
@@ -40,7 +41,7 @@ def area_resize(x: Tensor, height: int, width: int) -> Tensor:
         old, new = int(old), int(new)
         if old == new:
             continue
-        weights = area_weights(old, new).to(x)
+        weights = area_weights(old, new, x.device).to(x.dtype)
         x = weights @ x if dim == 2 else x @ weights.T
     return x
 

@@ -115,9 +115,8 @@ class SecondOrder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.reduce(x)
-        if x.dtype in _SHORT:
-            return self.pool(maps.float()).to(x.dtype)
-        return self.pool(maps)
+        with torch.autocast(x.device.type, enabled=False):  # products and their root want single precision
+            return self.pool(maps.float() if maps.dtype in _SHORT else maps).to(x.dtype)
 
     def pool(self, maps: Tensor) -> Tensor:
         """Reduced maps [B, K, H, W] -> [B, K (K + 1) / 2]."""

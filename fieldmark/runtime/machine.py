@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_CPUINFO = Path("/proc/cpuinfo")
 #: Taken where the system does not tell how much memory is free.
 _MODEST = 2 << 30
 _IMPORTED = time.monotonic()
@@ -31,6 +33,13 @@ def cores(groups: Path = _GROUPS, own: Path = _OWN) -> int:
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     quotas = [math.ceil(quota) for quota in _quotas(groups, own)]
     return max(1, min([count, *quotas]))
+
+
+def processor(cpuinfo: Path = _CPUINFO) -> str:
+    """The processor's name, as the system tells it."""
+    lines = _text(cpuinfo).splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def memory_bytes(groups: Path = _GROUPS, own: Path = _OWN, meminfo: Path = _MEMINFO) -> int:

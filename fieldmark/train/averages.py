@@ -32,19 +32,19 @@ def put(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 class Average:
     """Exponential moving average of all that learns (Polyak and Juditsky, 1992).
 
-    a <- d a + (1 - d) w with d = min(decay, (step + 1) / (step + 10)), so that early steps are soon forgotten.
+    a <- d a + (1 - d) w with d = min(decay, (step + 1) / (step + 10)), so that early steps are soon forgotten. What
+    learns is found once: until the last update the module may neither be moved nor learn something else.
     """
 
     def __init__(self, module: nn.Module, decay: float):
-        self.module, self.decay = module, decay
-        self.state = copied(learned(module))
+        self.now, self.decay = learned(module), decay
+        self.state = copied(self.now)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """step: from 0."""
-        now = learned(self.module)
         d = min(self.decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_([self.state[name] for name in now], [*now.values()], 1 - d)
+        torch._foreach_lerp_([self.state[name] for name in self.now], [*self.now.values()], 1 - d)
 
 
 @contextlib.contextmanager

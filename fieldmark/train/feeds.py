@@ -65,7 +65,7 @@ class Feed:
 
     train, held: photos; size: side of the views (held-out photos have that of ``preprocess``); sides: epoch -> side,
     where it is not always that. lower, lower_held: the frozen part that they pass first, if the network is cut;
-    lowers: by side, for views of other sides.
+    lowers: by side, for views of other sides. device: where pictures are handed out (the frozen part runs on the CPU).
     """
 
     def __init__(
@@ -82,13 +82,16 @@ class Feed:
         lower_held: Lower | None = None,
         lowers: Mapping[int, Lower] | None = None,
         workers: int | None = None,
+        device: torch.device | str = "cpu",
     ):
         self.lower, self.lower_held = lower, lower_held
         self.lowers, self.sides = {} if lower is None else {**(lowers or {}), size: lower}, sides
-        self.train = Loader(train, preprocess, settings, size=size, seed=seed, workers=workers)
-        self.held = Loader(held, preprocess, settings, seed=seed, workers=workers)
+        device = device if lower is None else "cpu"
+        common: dict[str, Any] = {"seed": seed, "workers": workers, "device": device}
+        self._made = lambda side: Loader(train, preprocess, settings, size=side, **common)
+        self.train = self._made(size)
+        self.held = Loader(held, preprocess, settings, **common)
         self._loaders = {size: self.train}
-        self._made = lambda side: Loader(train, preprocess, settings, size=side, seed=seed, workers=workers)
         self._kept: list[np.ndarray] = []
 
     def batches(self, steps: Steps) -> Iterator[Tensor]:

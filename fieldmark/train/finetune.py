@@ -46,6 +46,7 @@ def finetune(
         # A method may leave parts of the backbone out, or learn some heads in one turn and others in the next.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    torch.backends.cudnn.benchmark = True  # views have few sizes: a GPU finds each one's quickest kernel once
     _rehearse(instant.settings.method, recipe, catalog, graph, ranks)
     with accelerator.main_process_first():  # the others find what it saw in the cache
         looked = instant.look(catalog, groups, graph)

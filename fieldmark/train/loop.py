@@ -32,6 +32,8 @@ from fieldmark.train.stepper import Stepper
 
 #: A new estimate of the steps that are left is taken where it differs by this share.
 DIFFERENT = 0.03
+#: After a checkpoint that took more than `QUICK` seconds there is none for so many times as long.
+QUICK, APART = 1.0, 20.0
 #: How far from the first weights to the last: the last are tried first.
 SHARES = (1.0, 0.75, 0.5)
 
@@ -113,6 +115,10 @@ class Loop:
         self.total, self.step, self.progress = self.phase.steps, 0, 0.0
         self.best = Best()
         self.before, self.began = 0.0, self.watch.spent
+        #: Seconds that steps waited for photos, in this process.
+        self.waited = 0.0
+        #: When the next checkpoint may be written, by the watch: large ones are far apart where epochs are short.
+        self.due = 0.0
 
     # -- the run
 
@@ -167,10 +173,13 @@ class Loop:
         )
         try:
             for rows, epoch in self._orders():
+                asked = time.perf_counter()
                 views = list(islice(feed, many))
                 boxes = [self.feed.boxes(rows, epoch * many + view) for view in range(many)]
                 known = [torch.from_numpy(one) for one in boxes if one is not None]
-                yield rows, torch.cat(views) if many > 1 else views[0], torch.cat(known) if known else None
+                images = torch.cat(views) if many > 1 else views[0]
+                self.waited += time.perf_counter() - asked
+                yield rows, images, torch.cat(known) if known else None
         finally:
             feed.close()  # type: ignore[attr-defined]
 
@@ -196,8 +205,8 @@ class Loop:
         torch.manual_seed((self.plan.seed * 1_000_003 + self.step) * 64 + self.rank)
         device = self.accelerator.device
         images = images.to(device, non_blocking=True)
-        boxes = None if boxes is None else boxes.to(device)
-        targets = self.targets[torch.from_numpy(rows).to(device)]
+        boxes = None if boxes is None else boxes.to(device, non_blocking=True)
+        targets = self.targets[torch.from_numpy(rows).to(device, non_blocking=True)]
         if self.plan.augment.mixes:  # behind a cut maps are mixed (Verma et al., Manifold Mixup, ICML 2019)
             classes = self.network.classes
             images, targets = mix(images, targets, classes, self.plan.augment, self.plan.seed, self.step)
@@ -221,7 +230,8 @@ class Loop:
             self._judge()
         if self.step % self.phase.save_every == 0:
             self._estimate()
-            self._save()
+            if self.watch.spent >= self.due:
+                self._save()
         return self._stop()
 
     def _stop(self) -> str:
@@ -300,6 +310,7 @@ class Loop:
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
             return
+        begun = self.watch.spent
         packed, groups = checkpoint.pack_optimizer(self.stepper.optimizer)
         kept, best = self.best.pack()
         tensors = {f"now.{name}": value for name, value in learned(self.module).items()}
@@ -316,6 +327,8 @@ class Loop:
             "best": best,
         }
         checkpoint.write(self.folder, self.step, {**tensors, **packed, **kept}, state)
+        if (took := self.watch.spent - begun) > QUICK:
+            self.due = self.watch.spent + APART * took
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.state

@@ -43,6 +43,7 @@ def feed_of(
         "sides": lambda epoch: phase.side(epoch // views),
         "seed": plan.seed,
         "workers": workers,
+        "device": accelerator.device,
     }
     if phase.heads:
         network.freeze()

@@ -18,6 +18,8 @@ from fieldmark.train.settings import Settings
 
 #: What fine-tuning may take where neither a budget nor epochs are given.
 BUDGET = "10m"
+#: The mode, and the budget of a comparison, in which only heads are fitted.
+INSTANT = "instant"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 #: Flags whose value goes into `Augment`, by their name there.
 AUGMENT = {
@@ -149,7 +151,7 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
     own = {name: value for name, value in given.items() if name in NAMES}
     card = methods.card(given.get("method", methods.DEFAULT_METHOD))
     timed = not card.instant or given.keys() & {"budget", "epochs"}
-    if given.get("mode", "finetune" if timed else "instant") == "instant":
+    if given.get("mode", "finetune" if timed else INSTANT) == INSTANT:
         if not card.instant:
             raise UsageError(
                 f"{card.name} has layers of its own, which instant mode cannot train: give a --budget or --epochs"

@@ -187,7 +187,8 @@ class Scratch:
             y, classes = looked.y[rows[0]], len(looked.classes)
             network = self._network(options, y, classes, size, uneven)
             x = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
-            speed = rate(network, x)
+            network.module.to(self.accelerator.device)
+            speed = rate(network, x, autocast=self.accelerator.autocast)
             left = self._deadline(photos, len(rows[1])) - self.watch.spent
             steps = int(left * speed / batch)
             if steps < an_epoch:

@@ -104,7 +104,7 @@ class Stepper:
             except (torch.OutOfMemoryError, MemoryError) as error:
                 self._halve(error)
             except RuntimeError as error:
-                if "memory" not in str(error):
+                if "memory" not in str(error) or "illegal memory access" in str(error):
                     raise
                 self._halve(error)
 

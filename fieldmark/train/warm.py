@@ -1,7 +1,8 @@
 """A soft head to start fine-tuning from: logistic regression on descriptors of photos and of views of them.
 
 The ridge head of instant mode tells its own photos apart by tiny differences: networks that start from it are
-torn by its large weights.
+torn by its large weights. And behind a head that is sure of all its photos features hardly move: it is made softer
+(as Ren et al. advise where features must change: "How to prepare your task head for finetuning", ICLR 2023).
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from fieldmark.runtime.stream import ordered_map
 EPOCHS, BATCH, LR, WEIGHT_DECAY = 12, 64, 1e-2, 0.01
 #: Few photos are seen in more epochs: so many steps, at least.
 STEPS = 100
+#: Share of its weights that the head keeps. 1, 1/3 and 1/10 gave 0.834, 0.878 and 0.858 of 296 photos of another visit
+#: after 5 epochs of grocery_store, 1 and 1/3 gave 0.914 and 0.919 of 999 after 4 of cub100 (parts of train; seed 0).
+SOFT = 1 / 3
 #: Views are drawn as if for these epochs, which training does not reach.
 FIRST_EPOCH = 1_000_000
 
@@ -83,4 +87,7 @@ def warm_head(
             loss.backward()
             optimizer.step()
             schedule.step()
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.mul_(SOFT)
     optimizer.zero_grad()  # else the first step of training would add this gradient to its own

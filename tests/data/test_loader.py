@@ -130,6 +130,17 @@ def test_batches_are_what_one_photo_after_the_other_gives(paths, workers, cache)
     assert ours() == []
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_normalised_where_they_are_handed_out(paths, workers):
+    """The meta device stands for a GPU: it takes bytes, and nothing of it comes back."""
+    loader = Loader(Photos(paths), SPEC, workers=workers, device="meta")
+    (batch,) = loader.batches(steps(1))
+    assert batch.device.type == "meta" and batch.dtype == torch.float32 and batch.shape == (6, 3, 24, 24)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    (raw,) = loader.batches(steps(1), raw=True)
+    assert raw.device.type == "cpu" and raw.dtype == torch.uint8
+
+
 def test_views_do_not_depend_on_the_batch(paths):
     loader = Loader(Photos(paths), SPEC, seed=3, workers=2)
     whole = torch.cat(list(loader.batches([(np.arange(11), 4)])))

@@ -65,6 +65,8 @@ class TestTransFG(TrainedTests):
                 total += 1 - s if labels[i] == labels[j] else max(0.0, s - margin)
         assert float(contrast(z, labels, margin)) == pytest.approx(total / 25, rel=1e-5)
         assert contrast(z[:0], labels[:0], margin) == 0
+        with torch.autocast("cpu", torch.bfloat16):
+            assert float(contrast(z, labels, margin)) == pytest.approx(total / 25, rel=1e-5)
 
     def test_mixed_photos_are_not_contrasted(self):
         network = self.network("test_vit")

@@ -235,6 +235,18 @@ def test_short_numbers_come_near(dtype, tolerance):
     assert newton_schulz_root(torch.zeros(1, 3, 3, dtype=dtype)).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_products_and_root_stay_in_single_precision(dtype):
+    """Autocast would take both in half precision, which does not hold the squares of 300."""
+    x, pool = 300 * maps(4, 16, 7, 7, dtype=torch.float32), SecondOrder(16, 16)
+    exact = pool(x)
+    with torch.autocast("cpu", dtype):
+        torch.testing.assert_close(pool(x), exact)
+        short = pool(x.to(dtype))
+    assert short.dtype == dtype
+    assert (short.float() - pool(x.to(dtype).float())).norm(dim=1).max() < 4 * torch.finfo(dtype).eps
+
+
 # -- gradients
 
 

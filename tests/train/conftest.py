@@ -119,9 +119,15 @@ def cut(network: Callable[..., Any]) -> SimpleNamespace:
 
 @pytest.fixture
 def loop(
-    network: Callable[..., Any], plan: Callable[..., Any], some: SimpleNamespace, cut: SimpleNamespace
+    network: Callable[..., Any],
+    plan: Callable[..., Any],
+    some: SimpleNamespace,
+    cut: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Any]:
-    """``loop(folder, tell=..., watch=..., net={...}, **plan)``: a `Loop` that is made anew each time."""
+    """``loop(folder, tell=..., watch=..., net={...}, **plan)``: a `Loop` that is made anew each time. Checkpoints are
+    written when they are due, however busy the disk is."""
+    monkeypatch.setattr("fieldmark.train.loop.QUICK", float("inf"))
     from fieldmark.data.loader import Photos
     from fieldmark.train.feeds import CachedFeed, Feed
     from fieldmark.train.loop import Loop, Watch

@@ -90,6 +90,14 @@ def test_views_of_each_epochs_own_side(some: SimpleNamespace) -> None:
     assert small.closed and large.closed
 
 
+def test_pictures_are_handed_out_on_the_device_and_maps_are_made_on_the_cpu(some: SimpleNamespace) -> None:
+    one = feed(some, device="meta", sides=lambda epoch: (16, SIDE)[epoch > 0])
+    found = [*one.batches(STEPS), *one.held_out()]
+    assert {x.device.type for x in found} == {"meta"}
+    cut = feed(some, device="meta", lower=Half(), lower_held=Half())
+    assert {x.device.type for x in (*cut.batches(STEPS), *cut.held_out())} == {"cpu"}
+
+
 def test_leaving_early_with_several_sides(some: SimpleNamespace) -> None:
     import threading
 

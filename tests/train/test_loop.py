@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,6 +207,35 @@ def test_or_it_is_skipped(loop: Make, tmp_path: Path) -> None:
     assert math.isfinite(ended.best.rows[-1]["train_loss"])
 
 
+# -- time
+
+
+def test_waiting_for_photos_is_counted(loop: Make, tmp_path: Path) -> None:
+    one = loop(tmp_path)
+    real = one.feed.batches
+
+    def slow(steps: Any) -> Any:
+        for images in real(steps):
+            time.sleep(0.05)
+            yield images
+
+    one.feed.batches = slow
+    ended = one.run()
+    assert 9 * 0.05 < one.waited < ended.seconds
+
+
+def test_large_checkpoints_are_far_apart(loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(loops.checkpoint, "write", lambda folder, step, *_: written.append(step))
+    loop(tmp_path).run()
+    assert written == [0, 3, 6, 9]
+    written.clear()
+    monkeypatch.setattr(loops, "QUICK", -1.0)
+    monkeypatch.setattr(loops, "APART", 1e9)
+    loop(tmp_path).run()
+    assert written == [0], "the next one is due in a long time"
+
+
 # -- memory
 
 
@@ -254,10 +284,11 @@ def test_not_even_one_photo(loop: Make, tmp_path: Path) -> None:
         one.run()
 
 
-def test_other_errors_are_not_taken_for_memory(loop: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("why", ["shapes do not fit", "CUDA error: an illegal memory access was encountered"])
+def test_other_errors_are_not_taken_for_memory(loop: Make, tmp_path: Path, why: str) -> None:
     one = loop(tmp_path)
-    short_of_memory(one, 0, RuntimeError("shapes do not fit"))
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
+    short_of_memory(one, 0, RuntimeError(why))
+    with pytest.raises(RuntimeError, match=why):
         one.run()
 
 

@@ -15,6 +15,7 @@ from fieldmark.data.augment import Augment
 from fieldmark.data.loader import Loader, Photos
 from fieldmark.losses.combine import build
 from fieldmark.methods.descriptor import descriptor_graph
+from fieldmark.train import warm
 from fieldmark.train.warm import FIRST_EPOCH, descriptors_of_views, warm_head
 
 
@@ -59,6 +60,17 @@ def test_few_photos_are_seen_more_often(photos: int, steps: int, monkeypatch: py
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *at: taken.append(1) or real(*at))
     warm_head(nn.Linear(6, 3), [z], y, criterion, 0)
     assert len(taken) == steps
+
+
+def test_it_is_softer_than_a_regression_and_answers_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, y = clouds()
+    heads = []
+    for soft in (warm.SOFT, 1.0):
+        monkeypatch.setattr(warm, "SOFT", soft)
+        heads.append(nn.Linear(6, 3))
+        warm_head(heads[-1], [z], y, build("cross_entropy", classes=3, embedding=4), 0)
+    ours, regression = (head(torch.from_numpy(z).float()) for head in heads)
+    assert torch.allclose(3 * ours, regression, atol=1e-4)
 
 
 def test_fewer_photos_than_a_batch() -> None:

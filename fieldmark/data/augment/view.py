@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from fieldmark.data.augment import color
 from fieldmark.data.augment.geometry import TRIES, crop_box
 from fieldmark.data.augment.policy import policy
 from fieldmark.data.augment.settings import Augment
@@ -119,13 +120,13 @@ def _colored(image: Image.Image, strength: float, rng: np.random.Generator) -> I
     hue = rng.uniform(-0.1 * strength, 0.1 * strength)
     for step in order:
         if step == 0:
-            image = F.adjust_brightness(image, light)
+            image = color.adjust_brightness(image, light)
         elif step == 1:
-            image = F.adjust_contrast(image, contrast)
+            image = color.adjust_contrast(image, contrast)
         elif step == 2:
             image = F.adjust_saturation(image, saturation)
         else:
-            image = F.adjust_hue(image, hue)
+            image = color.adjust_hue(image, hue)
     return image
 
 

@@ -1,0 +1,85 @@
+"""The page docs/methods/comparison.md, from what was measured; `docs/methods.py` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+
+from fieldmark import methods
+from fieldmark.methods.measured import Measured, measured
+
+PLOT = Path(__file__).with_name("pictures") / "methods" / "comparison.svg"
+_FRONT = """# Methods, measured
+
+<!-- Made by docs/methods.py from fieldmark/methods/measured.csv: benchmarks/methods.py measures. -->
+
+The same backbone (EfficientNet-Lite0), photos, seeds and wall time for every method, on two cores; test photos were
+judged once. **Points** are those of top-1 above `plain` (average pooling, trained like the method: methods that crop or
+shuffle photos are compared with `plain` from new views, as they must be). Costs are times those of `plain`: of a photo
+learned, and of one answered. *Top-1 a minute* is the mean of top-1 over the minutes that the training took. An empty
+cell was not measured. Spread is the standard deviation over the seeds; with one seed, a point or two says nothing.
+"""
+_HEADS = {
+    "instant": "## Heads alone, the backbone frozen (`--mode instant`)",
+}
+
+
+def budgets(rows: tuple[Measured, ...]) -> list[str]:
+    """Those measured, as they stand in the table."""
+    return list(dict.fromkeys(row.budget for row in rows))
+
+
+def text() -> str:
+    """The whole page."""
+    rows = measured()
+    lines = [_FRONT]
+    if not rows:
+        lines += ["Nothing was measured yet.", ""]
+    if PLOT.is_file():
+        lines += [f"![Points above plain, and what they cost](../pictures/methods/{PLOT.name})", ""]
+    for budget in budgets(rows):
+        own = [row for row in rows if row.budget == budget]
+        lines += [_HEADS.get(budget, f"## {budget} of training"), "", *_table(own), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(rows: list[Measured]) -> list[str]:
+    sets = list(dict.fromkeys(row.set for row in rows))
+    seeds = {row.n for row in rows if row.n}
+    known = {card.name: card for card in methods.cards()}
+    by_name: dict[str, dict[str, Measured]] = {}
+    for row in rows:
+        by_name.setdefault(row.method, {})[row.set] = row
+
+    def points(name: str) -> float:
+        values = [row.delta for row in by_name[name].values() if row.delta is not None]
+        return mean(values) if values else 0.0
+
+    heads = ["method", *[f"{name}: top-1" for name in sets], *[f"{name}: points" for name in sets]]
+    heads += ["training", "answer", "top-1 a minute"]
+    lines = [f"Seeds: {', '.join(str(n) for n in sorted(seeds))}.", ""]
+    lines += [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
+    for name in sorted(by_name, key=lambda one: -points(one)):
+        own = by_name[name]
+        link = f"[`{name}`]({name}.md)" if name in known else name
+        cells = [link, *[_top1(own.get(one)) for one in sets]]
+        cells += [_number(own[one].delta if one in own else None, "+.1f") for one in sets]
+        for what in ("training", "answer", "per_minute"):
+            values = [value for row in own.values() if (value := getattr(row, what)) is not None]
+            cells.append(_number(mean(values) if values else None, ".2f" if what == "per_minute" else ".1f"))
+        lines.append(_line(cells))
+    return lines
+
+
+def _top1(row: Measured | None) -> str:
+    if row is None or row.top1 is None:
+        return ""
+    return f"{row.top1:.3f}" + (f" ± {row.spread:.3f}" if row.spread is not None else "")
+
+
+def _number(value: float | None, how: str) -> str:
+    return "" if value is None else format(value, how)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,84 @@
+"""Which method for these photos? What the comparison supports (`fieldmark.methods.measured`), or the default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fieldmark import methods
+from fieldmark.methods.measured import Measured, measured
+from fieldmark.runtime.catalog import Catalog
+from fieldmark.train.recipe import BUDGET, INSTANT, seconds
+
+#: The name that asks for a choice.
+AUTO = "auto"
+#: What we believe before anything is measured, no points above plain, counts as much as so many sets that are alike.
+PRIOR = 1.0
+#: A set that has twice as many classes or photos a class, or a budget twice as long, counts this much less.
+TWICE = 0.7
+
+
+def fitting(catalog: Catalog, instant: bool = False) -> list[str]:
+    """Methods that these photos and a convolutional backbone can serve, with a frozen backbone if ``instant``."""
+    lacking = {"transformer", *(() if catalog.ranks() else ("tree",))}
+    known = [card for card in methods.cards() if card.backbone and (card.instant or not instant)]
+    return [card.name for card in known if not lacking & set(card.needs)]
+
+
+def resolved(options: Mapping[str, Any], catalog: Catalog) -> tuple[dict[str, Any], str]:
+    """The options of training with a method's name where a choice was asked for, and why that one ("": none was)."""
+    if options.get("method") != AUTO:
+        return dict(options), ""
+    given = {name for name, value in options.items() if value is not None}
+    timed = (options["mode"] != INSTANT) if "mode" in given else bool({"budget", "epochs"} & given)
+    budget = options.get("budget") or BUDGET
+    time = (seconds(budget) if isinstance(budget, str) else float(budget)) if timed else None
+    learned = [split for split in catalog.splits if split != "test"]
+    name, points = best(
+        measured(), fitting(catalog, not timed), len(learned), max(1, len(catalog.classes)), time
+    )
+    if points is None:
+        return {
+            **options,
+            "method": name,
+        }, f"method {name}: the default, since nothing like this was measured"
+    return {**options, "method": name}, (
+        f"method {name}: {points:+.1f} points to plain are to be expected of it, by sets of photos like these"
+    )
+
+
+def best(
+    rows: Sequence[Measured], names: Sequence[str], photos: int, classes: int, time: float | None
+) -> tuple[str, float | None]:
+    """The method of ``names`` with the most points above plain, and how many: the mean of what was measured, weighted
+    by likeness, and drawn to 0 where little was. The default, and None, where nothing was measured of any.
+
+    time: seconds (None: only heads are fitted; budgets are then compared with such alone).
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row.method in names and row.delta is not None and row.n_train and row.classes:
+            apart = _apart(row, photos, classes, time)
+            if apart is not None:
+                found.setdefault(row.method, []).append((TWICE**apart, row.delta))
+    if not found:
+        return (methods.DEFAULT_METHOD if methods.DEFAULT_METHOD in names else "plain"), None
+    points = {"plain": 0.0} | {
+        name: sum(w * points for w, points in pairs) / (sum(w for w, _ in pairs) + PRIOR)
+        for name, pairs in found.items()
+    }
+    name = max(points, key=lambda one: points[one])
+    return name, points[name]
+
+
+def _apart(row: Measured, photos: int, classes: int, time: float | None) -> float | None:
+    """How often something must be doubled or halved to come from what was measured to what is asked; None where
+    they cannot be compared."""
+    assert row.n_train and row.classes
+    if (row.budget == INSTANT) != (time is None):
+        return None
+    ratios = [classes / row.classes, (photos / classes) / (row.n_train / row.classes)]
+    if time is not None:
+        ratios.append(time / seconds(row.budget))
+    return sum(abs(math.log2(ratio)) for ratio in ratios)
