@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fieldmark.recognizer import Recognizer
     from fieldmark.runtime.catalog import Catalog
+    from fieldmark.runtime.errors import FieldmarkError, UsageError
     from fieldmark.runtime.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["Catalog", "Predictor", "Recognizer", "__version__"]
+__all__ = ["Catalog", "FieldmarkError", "Predictor", "Recognizer", "UsageError", "__version__"]
 
 _HOMES = {
     "Recognizer": "fieldmark.recognizer",
     "Predictor": "fieldmark.runtime.predictor",
     "Catalog": "fieldmark.runtime.catalog",
+    "FieldmarkError": "fieldmark.runtime.errors",
+    "UsageError": "fieldmark.runtime.errors",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import sys
 import time
@@ -88,13 +87,9 @@ def train(
         predictor = _write(out / "model", trained, judged, splits, ranks(chosen, trained.classes))
         seconds = time.time() - started
         test = _Test(predictor, tested, out, progress)
-    except BaseException as error:
+    except BaseException:
         if [path.name for path in out.iterdir()] == [NOTES]:  # nothing was made: the place is free again
             (out / NOTES).unlink()
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-            raise FieldmarkError(
-                f"the disk of {out} is full: free some room, and go on with --resume"
-            ) from error
         raise
     idle, why_idle = waiting(catalog, trained)
     skipped = list(dict.fromkeys([*catalog.skipped, *trained.skipped, *test.skipped, *idle]))

@@ -148,7 +148,7 @@ def contradictions(catalog: Catalog, content: dict[str, str]) -> list[str]:
     found = [one for one in labels.values() if len(one) > 1]
     if not found:
         return []
-    example = " and ".join(f"{path} ({label})" for label, path in found[0].items())
+    example = " and ".join(f"{path} ({label})" for label, path in [*found[0].items()][:2])
     what = "1 photo is" if len(found) == 1 else f"{len(found)} photos are"
     return [f"{what} there with several labels, such as {example}: remove the wrong ones"]
 

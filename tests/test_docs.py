@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import runpy
 from pathlib import Path
@@ -19,6 +21,13 @@ PAGES = [
 tables = SimpleNamespace(**runpy.run_path(str(HOME / "benchmarks/tables.py")))
 commands = SimpleNamespace(**runpy.run_path(str(HOME / "docs/commands.py")))
 method_pages = SimpleNamespace(**runpy.run_path(str(HOME / "docs/methods.py")))
+
+
+def test_errors_are_where_the_docs_say() -> None:
+    import fieldmark
+    from fieldmark.runtime import errors
+
+    assert fieldmark.FieldmarkError is errors.FieldmarkError and fieldmark.UsageError is errors.UsageError
 
 
 def test_the_page_of_commands_is_fresh() -> None:
@@ -42,6 +51,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\[[^\]]+\]\(([^)#]+)", text):
         if not target.startswith("https://"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_imports_in_examples_exist(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fieldmark"):
+                module = importlib.import_module(str(node.module))
+                for name in node.names:
+                    assert hasattr(module, name.name), f"{node.module} has no {name.name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -133,18 +133,17 @@ def test_a_full_disk_in_the_midst_of_training(
 ) -> None:
     from fieldmark.train import checkpoint
 
-    out, write = tmp_path / "run", checkpoint.write
+    out, put = tmp_path / "run", checkpoint._put
 
-    def full(folder: Path, step: int, *rest: Any) -> None:
-        if step == 4:
+    def full(path: Path, data: bytes) -> None:
+        if steps.append(path) or len(steps) > 2:  # two files a checkpoint
             raise OSError(28, "No space left on device")
-        write(folder, step, *rest)
+        put(path, data)
 
+    steps: list[Path] = []
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write", full)
-        with pytest.raises(
-            FieldmarkError, match=r"the disk of .*run is full: free some room, and go on with --resume"
-        ):
+        patch.setattr(checkpoint, "_put", full)
+        with pytest.raises(OSError, match=r"No space left on device: .*checkpoints"):
             fit(photo_folder, out)
     assert fit(photo_folder, out).run["resumed_at_step"] == 0 and weights(out) == weights(whole[0])
 

@@ -413,6 +413,8 @@ def test_settings_that_do_not_exist(photo_folder: Path, tmp_path: Path) -> None:
         ({"seed": -1}, "seed is -1: at least 0"),
         ({"folds": 1}, "folds is 1: at least 2"),
         ({"workers": 0}, "workers is 0: at least 1"),
+        ({"workers": "2"}, "workers is '2': a whole number"),
+        ({"size": "big"}, "size is 'big'"),
         ({"size": 7}, "size is 7: input should be greater than or equal to 8"),
         ({"size": [64, 5000]}, "size is 5000"),
         ({"resize": "bad"}, "resize is 'bad': input should be 'stretch', 'crop' or 'pad'"),

@@ -48,6 +48,7 @@ def bench(
     """
     from fieldmark.evaluate import bench as table
     from fieldmark.runtime.catalog import Catalog
+    from fieldmark.runtime.errors import FieldmarkError
     from fieldmark.train.choose import fitting
     from fieldmark.train.recipe import INSTANT, seconds
 
@@ -77,7 +78,12 @@ def bench(
             for line in lines
         ],
     )
+    failed = {line["method"]: line["error"] for line in lines if line.get("error")}
+    for method_name, why in failed.items():
+        screen.warn(f"{method_name}: {why}")
     screen.answer({"methods": lines, "table": str(out)})
+    if len(failed) == len(lines):
+        raise FieldmarkError(f"no method could be compared; {out} says why: remove its rows to try again")
 
 
 def _number(value: float | None, how: str) -> str:

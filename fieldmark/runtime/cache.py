@@ -83,8 +83,9 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary path beside ``path``, with the same ending.
 
     On leaving, the temporary file takes the place of ``path`` in one step; on an error it is removed and
-    what stood at ``path`` before is untouched. ``sync=False`` skips the wait for the disk (5 ms or so):
-    right for small entries that can be computed again, as after a power cut one may read back damaged.
+    what stood at ``path`` before is untouched; an OSError names ``path``. ``sync=False`` skips the wait for the
+    disk (5 ms or so): right for small entries that can be computed again, as after a power cut one may read
+    back damaged.
     """
     path = Path(path)
     temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex[:12]}-{path.name[-80:]}")
@@ -94,6 +95,10 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a write on a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

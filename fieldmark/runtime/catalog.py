@@ -57,6 +57,8 @@ class Catalog:
     def _of(cls, source: str | Path | Sequence[str | Path], labelled: bool) -> Catalog:
         if not isinstance(source, (str, Path)):
             return _read_many(list(source), labelled)
+        if not str(source):  # as of a shell's variable that is not set; a path would be the folder one is in
+            raise FieldmarkError("no photos: the source's name is empty")
         path = Path(source)
         if path.is_dir():
             return _read_folder(path, labelled)

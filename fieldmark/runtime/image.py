@@ -279,7 +279,10 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.dtype == np.uint16:
         array = (array.astype(np.uint32) + 128) // 257
     elif array.dtype == bool or np.issubdtype(array.dtype, np.floating):
-        array = np.rint(np.clip(np.nan_to_num(array.astype(np.float32)), 0, 1) * 255)
+        values = np.nan_to_num(array.astype(np.float32))
+        if values.min() < -0.5 or values.max() > 1.5:  # a little beyond is what resizing leaves
+            raise ImageError(f"not a photo: an array of {array.dtype} outside 0..1")
+        array = np.rint(np.clip(values, 0, 1) * 255)
     elif not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 255:
         raise ImageError(f"not a photo: an array of {array.dtype} outside 0..255")
     return Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8))

@@ -13,7 +13,7 @@ from fieldmark.runtime import image
 from fieldmark.runtime.bundle import GRAPH, Bundle
 from fieldmark.runtime.decision import softmax, top
 from fieldmark.runtime.engine import Precision, compile_graph
-from fieldmark.runtime.errors import FieldmarkError, ImageError
+from fieldmark.runtime.errors import FieldmarkError, ImageError, UsageError
 from fieldmark.runtime.machine import cores
 from fieldmark.runtime.results import Prediction
 from fieldmark.runtime.stream import ordered_map
@@ -166,4 +166,8 @@ def _many(photos: Any) -> Sequence[Any]:
         return [photos]
     if isinstance(photos, np.ndarray) and photos.ndim in (2, 3):
         return [photos]
+    if not isinstance(photos, Iterable):
+        raise UsageError(
+            f"{type(photos).__name__} is no photo: give a path, bytes, a picture, an array, or several"
+        )
     return list(photos)

@@ -40,7 +40,8 @@ class Checkpoint:
 
 
 def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint into ``folder`` and drop all but the newest. Raises OSError where there is no room."""
+    """Write a checkpoint into ``folder`` and drop all but the newest. Raises OSError, which names it, where there is
+    no room."""
     for left in folder.glob(".draft-*"):  # by a kill
         shutil.rmtree(left, ignore_errors=True)
     draft = folder / f".draft-{uuid.uuid4().hex[:8]}"
@@ -55,6 +56,9 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping
             shutil.rmtree(target)
         draft.rename(target)
         _sync(folder)
+    except OSError as error:
+        error.filename = str(folder)
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     for old in _all(folder)[KEEP:]:

@@ -183,6 +183,9 @@ class Fold:
 
     def _keep(self, answers: np.ndarray, told: dict[str, Any]) -> None:
         """Keep the result, and nothing else: maps and weights take gigabytes."""
+        self.folder.mkdir(
+            parents=True, exist_ok=True
+        )  # nothing is there where too few photos were left to train
         for path in self.folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         np.save(self.folder / ANSWERS, answers, allow_pickle=False)

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import save
+from torch import Tensor, nn
 
 from fieldmark.methods.descriptor import OUTPUT, DescriptorGraph
 from fieldmark.methods.learner import Learner
@@ -24,6 +26,8 @@ from fieldmark.train.trained import Judged, Known, Trained
 
 #: Photos whose descriptors are kept, for the embedding and for classes that are added later.
 KNOWN = 1500
+#: Pixels a side over which the pictures vary by which a graph is compared with its network.
+SMOOTH = 4
 
 
 def finished(
@@ -69,10 +73,16 @@ def finished(
     )
 
 
+def pictures(count: int, side: int) -> Tensor:
+    """Chance pictures [N, 3, S, S], as smooth as photos: where a method looks next by what it saw before, white noise
+    turns rounding into other places."""
+    cells = -(-side // SMOOTH)
+    coarse = torch.rand(count, 3, cells, cells, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
+
+
 def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) -> DescriptorGraph:
     """The trained network's own graph, beside its weights, in ``folder``."""
-    import torch
-
     path, weights = folder / "finetuned.onnx", folder / "finetuned.safetensors"
     state = {
         name: value.contiguous()
@@ -81,11 +91,7 @@ def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) ->
     }
     data = save(state)
     weights.write_bytes(data)
-    side = before.preprocess.size
-    images = (
-        torch.rand(5 if method.selects else 3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2
-        - 1
-    )
+    images = pictures(5 if method.selects else 3, before.preprocess.size)
     answer = method.forward
     method.forward = method.describe  # type: ignore[method-assign]
     exported = export(method, images, path, OUTPUT, method.selects)

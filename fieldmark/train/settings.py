@@ -53,6 +53,8 @@ class Settings:
             ("seed", self.seed, 0),
             ("workers", self.workers, 1),
         ):
+            if value is not None and not isinstance(value, int):
+                raise UsageError(f"{name} is {value!r}: a whole number is needed")
             if value is not None and value < least:
                 raise UsageError(f"{name} is {value}: at least {least} is needed")
         if not 0 <= self.label_smoothing < 1:
@@ -89,7 +91,9 @@ class Settings:
         given = {name: value for name, value in options.items() if value is not None}
         if "size" in given:
             size = given.pop("size")
-            given["scales"] = tuple(sorted({size} if isinstance(size, int) else set(size), reverse=True))
+            given["scales"] = tuple(
+                sorted({size} if isinstance(size, int | str) else set(size), reverse=True)
+            )
         known = {f.name for f in fields(cls)}
         for name in given:
             if name not in known:

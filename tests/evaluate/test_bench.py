@@ -131,3 +131,17 @@ def test_a_table_of_other_things_is_left_alone(tmp_path: Path) -> None:
     table.write_text("path,label\na.jpg,ant\n")
     with pytest.raises(FieldmarkError, match="choose another --out"):
         read(table)
+
+
+def test_where_every_training_fails_so_does_the_command(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from fieldmark.cli import app
+
+    monkeypatch.setattr(bench, "measured", lambda *_: {"error": "no luck"})
+    words = ["bench", "methods", str(photo_folder), "--method", "plain", "--out", str(tmp_path / "t.csv")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1 and "plain: no luck" in done.stderr
+    assert "no method could be compared" in done.stderr.splitlines()[-1]

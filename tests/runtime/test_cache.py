@@ -151,3 +151,10 @@ def test_two_processes_at_once() -> None:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors.decode()
     assert cache.usage()["features"].bytes <= 20_000
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_error_of_the_disk_says_where(tmp_path: Path, named: bool) -> None:
+    with pytest.raises(OSError) as caught, cache.atomic_write(tmp_path / "table.csv") as temporary:
+        raise OSError(28, "No space left on device", *([str(temporary)] if named else []))
+    assert caught.value.filename == str(tmp_path / "table.csv")

@@ -159,6 +159,7 @@ class TestFolders:
 
     def test_what_is_missing_is_said(self, tmp_path):
         assert why_not(tmp_path / "nowhere") == f"no such file or folder: {tmp_path / 'nowhere'}"
+        assert why_not("") == "no photos: the source's name is empty"
         words = why_not(touch(tmp_path, "a/notes.txt"))
         assert words.startswith("no photos in") and ".jpg" in words and "metadata.csv" in words
         assert "no class folders" in why_not(touch(tmp_path / "flat", "1.jpg", "2.jpg"))

@@ -269,7 +269,7 @@ def test_load_takes_every_kind_of_source(photo, tmp_path):
     for source in (path, str(path), path.read_bytes(), photo, array, array / 255.0):
         assert np.array_equal(pixels(load(source)), expected)
     assert load(array[:, :, 0]).size == load(array[:, :, :1]).size == photo.size
-    for wrong in (np.zeros((4, 4, 7)), np.zeros((0, 4)), np.full((4, 4), 300), 3):
+    for wrong in (np.zeros((4, 4, 7)), np.zeros((0, 4)), np.full((4, 4), 300), array * 1.0, 3):
         with pytest.raises(ImageError):
             load(wrong)
     monochrome = load(np.eye(4, dtype=bool))

@@ -20,7 +20,7 @@ from PIL import Image
 from tiny import CLASSES, logits_of, picture, write_bundle
 
 from fieldmark.runtime.bundle import Bundle, seal
-from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.image import content_hash
 from fieldmark.runtime.predictor import Predictor
 
@@ -95,6 +95,12 @@ def test_every_kind_of_source(predictor, photos, pictures):
     assert predictor.predict_proba(stack).shape == (6, 3)
     names = [one.path for one in predictor.predict(sources[1:4])]
     assert names == [str(path), "#1", "#2"]
+
+
+def test_what_is_no_photo_at_all(predictor):
+    for wrong in (None, 3):
+        with pytest.raises(UsageError, match="is no photo: give a path"):
+            predictor.predict(wrong)
 
 
 def test_embeddings(predictor, photos):

@@ -57,6 +57,7 @@ class World:
         self.coarse: list[list[str]] = []
         self.interrupt: int | None = None
         self.fails: int | None = None
+        self.trains = True
         world = self
 
         class Training:
@@ -76,8 +77,9 @@ class World:
                 self.report("", 0, None, "1. a plan")
                 if number == world.fails:
                     raise FieldmarkError("no luck")
-                (self.folder / "phase-1").mkdir(parents=True, exist_ok=True)
-                (self.folder / "maps-1.f16").write_bytes(b"large")
+                if world.trains:
+                    (self.folder / "phase-1").mkdir(parents=True, exist_ok=True)
+                    (self.folder / "maps-1.f16").write_bytes(b"large")
                 stopped = "interrupted" if number == world.interrupt else "done"
                 head = SimpleNamespace(temperature=1.0, logits=self.logits(part))
                 return SimpleNamespace(
@@ -163,6 +165,15 @@ def test_a_killed_run_keeps_its_folds(tmp_path: Path, monkeypatch: pytest.Monkey
     other.looked.content[0] = "another photo"
     other.validate()
     assert len(other.parts) == 3, "other photos: nothing is taken over"
+
+
+def test_folds_too_small_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their instant models answer, and nothing was written on the way."""
+    world = World(tmp_path, monkeypatch)
+    world.trains = False
+    assert world.validate().out_of_fold.n == 12
+    again = World(tmp_path, monkeypatch)
+    assert again.validate().out_of_fold.n == 12 and not again.parts, "all three are kept"
 
 
 def test_a_fold_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
