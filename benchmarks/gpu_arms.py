@@ -153,8 +153,9 @@ class Fieldmark:
 
     def _loop(self, steps: int) -> Any:
         """fieldmark's loop for so many steps, all of the network, new views every epoch."""
-        from fieldmark.train.loop import Loop, Watch
+        from fieldmark.train.loop import Loop
         from fieldmark.train.plan import Phase, Plan
+        from fieldmark.train.watch import Watch
 
         recipe, folder = self.recipe, self.setting.work / "gpu-run"
         size = {"size": self.case.size, "batch": min(self.setting.batch, len(self.y))}
@@ -181,7 +182,7 @@ class Fieldmark:
 
     @property
     def waited(self) -> float:
-        return self.loop.waited
+        return self.loop.batches.waited
 
     def compile(self) -> str:
         """From now on steps are compiled; a line where they cannot be."""
@@ -191,7 +192,7 @@ class Fieldmark:
 
     def steps(self) -> Iterator[int]:
         """Train without end; yields the photos of each step."""
-        for rows, images, boxes in self.loop._batches():
+        for rows, images, boxes in self.loop.batches.since(self.loop.step):
             self.loop._train(rows, images, boxes)
             yield len(rows)
 

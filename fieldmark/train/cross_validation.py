@@ -23,10 +23,10 @@ from fieldmark.train import features, loggers
 from fieldmark.train.features import Describer
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Looked, subset
-from fieldmark.train.loop import Watch
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained, by_fold
 from fieldmark.train.tuner import Finetune
+from fieldmark.train.watch import Watch
 
 #: What is kept of a fold: answers [n, C], and what is told of them.
 ANSWERS, TOLD = "result.npy", "result.json"

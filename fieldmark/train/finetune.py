@@ -22,11 +22,11 @@ from fieldmark.train.coarse import Coarse, Ranks
 from fieldmark.train.cross_validation import cross_validate, first_share
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Instant
-from fieldmark.train.loop import Watch
 from fieldmark.train.material import known_boxes
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained
 from fieldmark.train.tuner import Finetune
+from fieldmark.train.watch import Watch
 
 
 def finetune(

@@ -7,10 +7,7 @@ estimated anew at every checkpoint, and the rates reach zero with the last of th
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +18,15 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from fieldmark.data.augment.mix import mix
-from fieldmark.data.sampler import epoch_order, shard
 from fieldmark.train import checkpoint
 from fieldmark.train.averages import Average, State, between, copied, instead, learned, put
+from fieldmark.train.batches import Batches
 from fieldmark.train.best import Best, Score
 from fieldmark.train.feeds import Feed, maps_tensor
 from fieldmark.train.network import Network
 from fieldmark.train.plan import Plan
 from fieldmark.train.stepper import Stepper
+from fieldmark.train.watch import Watch
 
 #: A new estimate of the steps that are left is taken where it differs by this share.
 DIFFERENT = 0.03
@@ -36,25 +34,6 @@ DIFFERENT = 0.03
 QUICK, APART = 1.0, 20.0
 #: How far from the first weights to the last: the last are tried first.
 SHARES = (1.0, 0.75, 0.5)
-
-
-class Watch:
-    """The time that was used: seconds since the run began, those before a kill included.
-
-    started: ``time.time()`` when this process began; before: seconds used by earlier ones; deadline: seconds at
-    which the last step must be done (none: no budget).
-    """
-
-    def __init__(self, started: float, before: float = 0.0, deadline: float | None = None):
-        self.started, self.before, self.deadline = started, before, deadline
-
-    @property
-    def spent(self) -> float:
-        return time.time() - self.started + self.before
-
-    @property
-    def left(self) -> float:
-        return math.inf if self.deadline is None else self.deadline - self.spent
 
 
 class Outcome(NamedTuple):
@@ -112,12 +91,10 @@ class Loop:
             feed.train.photos.paths,
             tell,
         )
-        self.epoch_steps = len(labels) // self.batch
+        self.batches = Batches(feed, labels, plan, self.batch, self.learner.views, self.rank, self.world)
         self.total, self.step, self.progress = self.phase.steps, 0, 0.0
         self.best = Best()
         self.before, self.began = 0.0, self.watch.spent
-        #: Seconds that steps waited for photos, in this process.
-        self.waited = 0.0
         #: When the next checkpoint may be written, by the watch: large ones are far apart where epochs are short.
         self.due = 0.0
 
@@ -139,7 +116,7 @@ class Loop:
         stopped = self._stop()
         try:
             if not stopped:
-                for rows, images, boxes in self._batches():
+                for rows, images, boxes in self.batches.since(self.step):
                     self._train(rows, images, boxes)
                     if stopped := self._between():
                         break
@@ -166,41 +143,11 @@ class Loop:
             if self.best.settle(state, score, len(self.held), self.floor, always):
                 return
 
-    def _batches(self) -> Iterator[tuple[np.ndarray, Tensor, Tensor | None]]:
-        """Row numbers [B], V views (pictures or maps) [V B, ...] and boxes in them [V B, K, 5], if the photos have any:
-        of this process, for every step from now on."""
-        many = self.learner.views
-        feed = self.feed.batches(
-            (rows, epoch * many + view) for rows, epoch in self._orders() for view in range(many)
-        )
-        try:
-            for rows, epoch in self._orders():
-                asked = time.perf_counter()
-                views = list(islice(feed, many))
-                boxes = [self.feed.boxes(rows, epoch * many + view) for view in range(many)]
-                known = [torch.from_numpy(one) for one in boxes if one is not None]
-                images = torch.cat(views) if many > 1 else views[0]
-                self.waited += time.perf_counter() - asked
-                yield rows, images, torch.cat(known) if known else None
-        finally:
-            feed.close()  # type: ignore[attr-defined]
-
     def _photos(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All photos that are learned, as (x, labels)."""
         device = self.accelerator.device
-        steps = [(rows, 0) for rows in np.array_split(np.arange(len(self.targets)), self.epoch_steps)]
-        for (rows, _), x in zip(steps, self.feed.batches(steps), strict=True):
+        for x, rows in self.batches.all():
             yield x.to(device), self.targets[torch.from_numpy(rows).to(device)]
-
-    def _orders(self) -> Iterator[tuple[np.ndarray, int]]:
-        step, epoch, own = self.step, -1, np.empty((0, 0), np.int64)
-        while True:
-            if step // self.epoch_steps != epoch:
-                epoch = step // self.epoch_steps
-                order = epoch_order(self.labels, epoch, self.plan.seed, self.plan.sampler, batch=self.batch)
-                own = shard(order, self.rank, self.world, self.batch)
-            yield own[step % self.epoch_steps], epoch
-            step += 1
 
     def _train(self, rows: np.ndarray, images: Tensor, boxes: Tensor | None) -> None:
         """One optimiser step."""
@@ -258,7 +205,7 @@ class Loop:
         if self.watch.deadline is None or self.step == self.first:
             return
         passed, left = self.watch.spent - self.began, self.agreed(self.watch.left)
-        left = max(1, self.phase.steps_left(self.epoch_steps, self.first, self.step, passed, left))
+        left = max(1, self.phase.steps_left(self.batches.epoch_steps, self.first, self.step, passed, left))
         if abs(left - (self.total - self.step)) > DIFFERENT * (self.total - self.step):
             self.total = int(self.agreed(self.step + left))
 
@@ -305,7 +252,7 @@ class Loop:
             {
                 "phase": self.number,
                 "step": self.step,
-                "epoch": round(self.step / self.epoch_steps, 3),
+                "epoch": round(self.step / self.batches.epoch_steps, 3),
                 "seconds": round(self.watch.spent, 2),
                 "lr": self.stepper.optimizer.param_groups[0]["lr"] if self.step else 0.0,
                 "held_out_accuracy": score.accuracy,

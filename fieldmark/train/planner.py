@@ -11,12 +11,12 @@ from fieldmark.data.sampler import Sampler
 from fieldmark.runtime.errors import UsageError
 from fieldmark.train import measure
 from fieldmark.train.finish import KNOWN
-from fieldmark.train.loop import Watch
 from fieldmark.train.measure import Autocast, Gauge, Place, Speed
 from fieldmark.train.network import Network
 from fieldmark.train.plan import Phase, Plan, deadline
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.stretch import Stretch, ease, round32, smaller, split
+from fieldmark.train.watch import Watch
 
 #: Where networks are cut, as shares of the multiplications that lie before the cut: for maps that are kept, and
 #: for training on new views.

@@ -24,7 +24,7 @@ from fieldmark.train import checkpoint, imbalance, loggers
 from fieldmark.train.finish import KNOWN, finished
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Looked
-from fieldmark.train.loop import Loop, Outcome, Watch
+from fieldmark.train.loop import Loop, Outcome
 from fieldmark.train.measure import rate
 from fieldmark.train.network import Network
 from fieldmark.train.pixels import PixelFeed
@@ -35,6 +35,7 @@ from fieldmark.train.scratch_recipe import BACKBONE, METHOD, MODE, FromScratch
 from fieldmark.train.settings import Settings
 from fieldmark.train.telling import Teller
 from fieldmark.train.trained import Trained
+from fieldmark.train.watch import Watch
 
 #: Photos a step: of few photos, and of many.
 MANY, BATCH, BATCH_MANY = 10_000, 64, 128

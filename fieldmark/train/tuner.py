@@ -25,7 +25,7 @@ from fieldmark.train.coarse import Coarse, Ranks
 from fieldmark.train.finish import finished
 from fieldmark.train.head import fit_head
 from fieldmark.train.instant import Instant, Looked
-from fieldmark.train.loop import Loop, Outcome, Watch
+from fieldmark.train.loop import Loop, Outcome
 from fieldmark.train.material import Material
 from fieldmark.train.measure import as_it_was, compile_step
 from fieldmark.train.network import Network
@@ -36,6 +36,7 @@ from fieldmark.train.recipe import Recipe
 from fieldmark.train.telling import Teller
 from fieldmark.train.trained import Trained
 from fieldmark.train.warm import descriptors_of_views, warm_head
+from fieldmark.train.watch import Watch
 
 #: Photos a second that a finished model is taken to look at, where all of them were in the cache.
 USUAL_RATE = 50.0

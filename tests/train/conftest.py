@@ -130,7 +130,8 @@ def loop(
     monkeypatch.setattr("fieldmark.train.loop.QUICK", float("inf"))
     from fieldmark.data.loader import Photos
     from fieldmark.train.feeds import CachedFeed, Feed
-    from fieldmark.train.loop import Loop, Watch
+    from fieldmark.train.loop import Loop
+    from fieldmark.train.watch import Watch
 
     def make(
         folder: Path,

@@ -22,12 +22,13 @@ from fieldmark.train.averages import learned
 from fieldmark.train.coarse import Coarse
 from fieldmark.train.feeds import CachedFeed, Feed
 from fieldmark.train.held_out import hold_out
-from fieldmark.train.loop import Loop, Watch
+from fieldmark.train.loop import Loop
 from fieldmark.train.material import Material
 from fieldmark.train.network import Network
 from fieldmark.train.plan import Plan
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.tuner import Finetune
+from fieldmark.train.watch import Watch
 
 Make = Callable[..., Any]
 CLASSES = ["circle", "cross", "square", "triangle"]

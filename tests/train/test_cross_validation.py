@@ -17,10 +17,10 @@ from fieldmark.train import cross_validation
 from fieldmark.train.coarse import Coarse
 from fieldmark.train.cross_validation import cross_validate, first_share
 from fieldmark.train.instant import Looked
-from fieldmark.train.loop import Watch
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.settings import Settings
 from fieldmark.train.trained import by_fold
+from fieldmark.train.watch import Watch
 
 CLASSES = ["a", "b", "c"]
 

@@ -19,9 +19,10 @@ from fieldmark.data.sampler import epoch_order
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import checkpoint
 from fieldmark.train import loop as loops
+from fieldmark.train import watch as watches
 from fieldmark.train.averages import learned, soup
 from fieldmark.train.best import Score
-from fieldmark.train.loop import Watch
+from fieldmark.train.watch import Watch
 
 Make = Callable[..., Any]
 
@@ -132,8 +133,7 @@ def test_one_step_by_hand(loop: Make, some: SimpleNamespace, tmp_path: Path) -> 
 
 def test_batches_follow_the_orders_of_their_epochs(loop: Make, some: SimpleNamespace, tmp_path: Path) -> None:
     one = loop(tmp_path, sampler="balanced")
-    one.step = 4
-    orders = one._orders()
+    orders = one.batches.orders(4)
     for step in range(4, 11):
         own, epoch = next(orders)
         assert epoch == step // 3
@@ -238,7 +238,7 @@ def test_waiting_for_photos_is_counted(loop: Make, tmp_path: Path) -> None:
 
     one.feed.batches = slow
     ended = one.run()
-    assert 9 * 0.05 < one.waited < ended.seconds
+    assert 9 * 0.05 < one.batches.waited < ended.seconds
 
 
 def test_large_checkpoints_are_far_apart(loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +370,7 @@ def test_a_budget_is_used_up_and_the_rate_falls_to_zero(
     watch = Watch(0.0, deadline=30.0)
     one = loop(tmp_path, watch=watch, steps=planned, judge_every=100, save_every=3)
     clock = Clock(one, seconds)
-    monkeypatch.setattr(loops, "time", clock)
+    monkeypatch.setattr(watches, "time", clock)
     ended = one.run()
     assert 27 <= clock.now <= 31.3, "used up, and overshot by no more than a step"
     assert clock.rates[-1] < 0.05, (ended.stopped, clock.rates[-5:])
@@ -383,7 +383,7 @@ def test_a_spent_budget_ends_before_the_next_step(
 ) -> None:
     watch = Watch(0.0, before=31.0, deadline=30.0)
     one = loop(tmp_path, watch=watch)
-    monkeypatch.setattr(loops, "time", Clock(one, lambda _: 1.0))
+    monkeypatch.setattr(watches, "time", Clock(one, lambda _: 1.0))
     ended = one.run()
     assert ended.stopped == "the budget is spent" and ended.photos == 0 and len(ended.best.rows) == 1
 
@@ -392,20 +392,20 @@ def test_a_resumed_budget_counts_what_was_spent(
     loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = loop(tmp_path, tell=killed_at(8), watch=Watch(0.0, deadline=30.0), steps=30)
-    monkeypatch.setattr(loops, "time", Clock(one, lambda _: 1.0))
+    monkeypatch.setattr(watches, "time", Clock(one, lambda _: 1.0))
     with pytest.raises(Killed):
         one.run()
     saved = checkpoint.newest(tmp_path / "phase-1")
     assert saved.step == 6 and saved.state["spent"] == 6.0
     watch = Watch(0.0, before=saved.state["spent"], deadline=30.0)
     other = loop(tmp_path, watch=watch, steps=30)
-    monkeypatch.setattr(loops, "time", Clock(other, lambda _: 1.0))
+    monkeypatch.setattr(watches, "time", Clock(other, lambda _: 1.0))
     other.run(saved)
     assert 28 <= other.step <= 31 and 29 <= watch.spent <= 31
 
 
 def test_the_watch() -> None:
-    watch = Watch(loops.time.time() - 5, before=10)
+    watch = Watch(time.time() - 5, before=10)
     assert 15 <= watch.spent < 15.5 and watch.left == math.inf
     watch.deadline = 20.0
     assert 4.5 < watch.left <= 5

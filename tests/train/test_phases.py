@@ -18,11 +18,12 @@ from fieldmark.train import checkpoint
 from fieldmark.train.best import Best, Score
 from fieldmark.train.feeds import CachedFeed
 from fieldmark.train.held_out import hold_out
-from fieldmark.train.loop import Outcome, Watch
+from fieldmark.train.loop import Outcome
 from fieldmark.train.phases import drop_maps, feed_of, go_on, keep_end, newest
 from fieldmark.train.plan import Plan
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.tuner import Finetune
+from fieldmark.train.watch import Watch
 
 Make = Callable[..., Any]
 

@@ -17,11 +17,11 @@ from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.train import measure
 from fieldmark.train import plan as plans
 from fieldmark.train import planner as planners
-from fieldmark.train.loop import Watch
 from fieldmark.train.measure import Gauge, Speed, shares
 from fieldmark.train.planner import Planner
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.stretch import ease, smaller
+from fieldmark.train.watch import Watch
 
 Make = Callable[..., Any]
 

@@ -16,11 +16,11 @@ from accelerate import Accelerator
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.best import Score
 from fieldmark.train.held_out import hold_out
-from fieldmark.train.loop import Watch
 from fieldmark.train.material import Material
 from fieldmark.train.plan import PLAN, Plan
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.tuner import Finetune
+from fieldmark.train.watch import Watch
 
 Make = Callable[..., Any]
 
