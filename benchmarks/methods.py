@@ -2,7 +2,7 @@
 
 The comparison of `fieldmark bench methods` on our sets: the same EfficientNet-Lite0, size, photos, seeds and time
 for every method, test photos judged once, every choice made by held-out photos of train. First all methods are
-screened: one seed, 90 seconds, on photos whose marks are small (birds with parts, and rendered look-alikes at 448 px,
+screened: one seed, 60 seconds, on photos whose marks are small (birds with parts, and rendered look-alikes at 448 px,
 whose marks are known). ``--final`` takes the eight best of those and plain: three seeds, 5 minutes, four sets.
 ``--instant`` fits the heads of methods that a frozen backbone can serve: three seeds, four sets, half an hour.
 ``--pictures`` trains each once more on the look-alikes and draws where it looks. ``--plot`` draws the comparison: ``uv
@@ -10,7 +10,7 @@ run --with matplotlib python benchmarks/methods.py --plot``.
 
 A row is written as it comes to results/methods.csv and is not measured again; remove it there to have it measured anew.
 ``--tables`` only writes fieldmark/methods/measured.csv, which `fieldmark methods` and docs/methods.py read. Screening
-takes about two hours and a half on two cores, the final about ten.
+takes about an hour and a half on two cores, the final about ten.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fieldmark.train.recipe import INSTANT
 ROWS = common.HERE / "results" / "methods.csv"
 PICTURES = common.ROOT / "docs" / "pictures" / "methods"
 SCREEN, FINAL = ("look-alikes", "cub10_parts"), ("look-alikes", "cub10_parts", "grocery_store", "cub100")
-SCREENED, FINALLY = "90s", "5m"
+SCREENED, FINALLY = "60s", "5m"
 SEEDS, BEST = 3, 8
 #: The rendered set: 12 species of 4 genera, 50 photos each.
 LOOKALIKES: dict[str, Any] = {"n_species": 12, "per_species": 50, "size": 448, "unknown": 0, "seed": 0}
