@@ -5,8 +5,8 @@ for every method, test photos judged once, every choice made by held-out photos 
 screened: one seed, 60 seconds, on photos whose marks are small (birds with parts, and rendered look-alikes at 448 px,
 whose marks are known). ``--final`` takes the eight best of those and plain: three seeds, 5 minutes, four sets.
 ``--instant`` fits the heads of methods that a frozen backbone can serve: three seeds, four sets, half an hour.
-``--pictures`` trains each once more on the look-alikes and draws where it looks. ``--plot`` draws the comparison: ``uv
-run --with matplotlib python benchmarks/methods.py --plot``.
+Where each looks is drawn with its model of the look-alikes; ``--pictures`` draws those that are missing. ``--plot``
+draws the comparison: ``uv run --with matplotlib python benchmarks/methods.py --plot``.
 
 A row is written as it comes to results/methods.csv and is not measured again; remove it there to have it measured anew.
 ``--tables`` only writes fieldmark/methods/measured.csv, which `fieldmark methods` and docs/methods.py read. Screening
@@ -19,6 +19,7 @@ import csv
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import common
 
 from fieldmark.evaluate import bench
 from fieldmark.methods.measured import TABLE, Measured
+from fieldmark.runtime.bundle import Bundle
 from fieldmark.train.recipe import INSTANT
 
 ROWS = common.HERE / "results" / "methods.csv"
@@ -66,11 +68,21 @@ def measure(sets: list[str], names: list[str] | None, seeds: int, budget: str, w
         known = fitting(path, budget)
         chosen = [one for one in names or known if one in known]
         cells = bench.cells(name, chosen, range(seeds), budget, "", "", "")
+        draw = drawing(path) if name == SCREEN[0] and budget != INSTANT else None
         print(f"{name}: {len(cells)} trainings of {budget}", file=sys.stderr, flush=True)
         common.quiet()
         with tempfile.TemporaryDirectory(dir=work) as folder:
             version = common.commit("benchmarks/methods.py")
-            for row in bench.run(str(path), cells, ROWS, Path(folder), lambda *_: None, version):
+
+            def see(cell: bench.Cell, bundle: Bundle, draw: Any = draw) -> None:
+                if draw is None or cell.seed or " " in cell.method:
+                    return
+                try:
+                    draw(cell.method, bundle)
+                except Exception as error:  # the row is worth more than its picture
+                    print(f"  no picture of {cell.method}: {error}", file=sys.stderr, flush=True)
+
+            for row in bench.run(str(path), cells, ROWS, Path(folder), lambda *_: None, version, see):
                 told = row.get("error") or f"{row['top1']:.3f} in {row['seconds']:.0f} s"
                 print(f"  {name} · {row['method']}, seed {row['seed']}: {told}", file=sys.stderr, flush=True)
         tables()
@@ -141,7 +153,19 @@ def _length(budget: str) -> float:
 
 
 def pictures(names: list[str] | None, work: Path) -> None:
-    """Train each on the look-alikes, and draw where it looks in photos that it was not trained on."""
+    """Train those on the look-alikes that have no picture, and draw it."""
+    path = source("look-alikes", work)
+    draw = drawing(path)
+    for name in names or fitting(path):
+        if not (PICTURES / f"{name}.jpg").is_file():
+            out = work / "picture" / name
+            words = ["train", path, "--out", out, "--method", name, "--budget", FINALLY, "--no-floor"]
+            common.fieldmark(*words, "--no-report", "--overwrite", cache=work / "cache")
+            draw(name, Bundle(out / "model"))
+
+
+def drawing(path: Path) -> Callable[[str, Bundle], None]:
+    """What draws where a method's model looks in some test photos of the look-alikes."""
     import numpy as np
 
     from fieldmark.data.boxes import boxes, shares
@@ -149,41 +173,24 @@ def pictures(names: list[str] | None, work: Path) -> None:
     from fieldmark.methods.base import Method
     from fieldmark.methods.restore import restore
     from fieldmark.runtime import image
-    from fieldmark.runtime.bundle import Bundle
     from fieldmark.runtime.catalog import Catalog
 
-    path = source("look-alikes", work)
     tested = Catalog.read(path).of_split("test")
     rows = np.linspace(0, len(tested) - 1, SHOWN).round().astype(int)
     photos = [image.load(tested.paths[row]) for row in rows]
     found = boxes(tested, "mark")
     assert found is not None
     marks = shares(found[rows], np.array([photo.size for photo in photos]))
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for name in names or fitting(path):
-        target = PICTURES / f"{name}.jpg"
-        if target.is_file():
-            continue
-        out = work / "picture" / name
-        words = [
-            "train",
-            path,
-            "--out",
-            out,
-            "--method",
-            name,
-            "--budget",
-            FINALLY,
-            "--no-floor",
-            "--no-report",
-        ]
-        common.fieldmark(*words, "--overwrite", cache=work / "cache")
-        bundle = Bundle(out / "model")
-        method = restore(bundle)
+
+    def draw(name: str, bundle: Bundle) -> None:
+        method, target = restore(bundle), PICTURES / f"{name}.jpg"
         if isinstance(method, Method):
+            PICTURES.mkdir(parents=True, exist_ok=True)
             drawn = attention_picture(method, bundle.section.preprocess, photos, marks)
             drawn.save(target, quality=82, optimize=True)
-            print(f"{target.name}: {target.stat().st_size // 1000} kB", file=sys.stderr, flush=True)
+            print(f"  {target.name}: {target.stat().st_size // 1000} kB", file=sys.stderr, flush=True)
+
+    return draw
 
 
 def main() -> None:

@@ -108,11 +108,13 @@ def run(
     work: Path,
     tell: Callable[[str, int, int], None],
     version: str = f"fieldmark {fieldmark.__version__}",
+    see: Callable[[Cell, Bundle], None] = lambda *_: None,
 ) -> Iterator[dict[str, Any]]:
     """Train and judge what ``table`` has not yet, and add a row for each.
 
     work: for the run folders, each removed once its row is written; tell: what
-    is done now, and how many are done of how many; version: of what is measured.
+    is done now, and how many are done of how many; version: of what is measured; see: is given every model before
+    it is removed.
     """
     there = {tuple(row[name] for name in KEY) for row in read(table)}
     catalog = Catalog.read(source)
@@ -121,7 +123,7 @@ def run(
         if key in there:
             continue
         tell(f"{cell.method}, seed {cell.seed}", number, len(wanted))
-        row = {**dict(zip(KEY, key, strict=True)), **measured(source, catalog, cell, work)}
+        row = {**dict(zip(KEY, key, strict=True)), **measured(source, catalog, cell, work, see)}
         row |= {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), **origin(cell, version)}
         _append(table, row)
         yield row
@@ -139,7 +141,13 @@ def _alone(cell: Cell) -> list[str]:
     return ["--no-cache", *([] if cell.budget == INSTANT else ["--no-floor"])]
 
 
-def measured(source: str, catalog: Catalog, cell: Cell, work: Path) -> dict[str, Any]:
+def measured(
+    source: str,
+    catalog: Catalog,
+    cell: Cell,
+    work: Path,
+    see: Callable[[Cell, Bundle], None] = lambda *_: None,
+) -> dict[str, Any]:
     """One training as a process of its own, and what came of it."""
     out = work / f"{cell.set}-{cell.method.replace(' ', '-')}-{cell.seed}"
     command = [sys.executable, "-m", "fieldmark", "train", source, "--out", str(out), *cell.words]
@@ -168,6 +176,7 @@ def measured(source: str, catalog: Catalog, cell: Cell, work: Path) -> dict[str,
     bundle = Bundle(out / "model")
     row |= {"answer_ms": answer_ms(bundle), "model_mb": bundle.file(GRAPH).stat().st_size / 1e6}
     row |= _marks(bundle, catalog)
+    see(cell, bundle)
     shutil.rmtree(out, ignore_errors=True)
     return row
 

@@ -69,7 +69,7 @@ def test_rows_that_are_there_are_not_measured_again(
 ) -> None:
     seen: list[str] = []
 
-    def measured(source: str, catalog: Any, cell: Cell, work: Path) -> dict[str, Any]:
+    def measured(source: str, catalog: Any, cell: Cell, work: Path, *_: Any) -> dict[str, Any]:
         seen.append(cell.method)
         if len(seen) == 2:
             raise KeyboardInterrupt
