@@ -25,6 +25,7 @@ from fieldmark.run_folder import (
 )
 from fieldmark.run_photos import check, contradictions, hashes, learned, ranks, splits_of, waiting
 from fieldmark.runtime.catalog import Catalog
+from fieldmark.runtime.engine import REFERENCE
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Skipped
@@ -185,21 +186,27 @@ def _write(
     splits: Mapping[str, str],
     ranks: Mapping[str, Mapping[str, str | None]],
 ) -> Predictor:
-    """Write the model folder, and open it: it must compute what was trained."""
+    """Write the model folder, and open it: it must compute what was trained, by the reference engine if need be."""
     from fieldmark.train.write import write
 
     how = trained.judged.how.replace(" ", "_")
     metrics = {how: judged.to_dict(), "confusions": _confusions(judged), "tried": trained.tried}
-    write(target, trained, splits=splits, ranks=ranks, metrics=metrics)
     settings = trained.settings
     engine = "auto" if settings.engine == "torch" else settings.engine  # models answer without PyTorch
-    predictor = Predictor.load(target, engine=engine, precision=settings.precision, workers=settings.workers)
-    try:
-        predictor.check()
-    except FieldmarkError:
-        shutil.rmtree(target)
-        raise
-    return predictor
+    while True:
+        write(target, trained, splits=splits, ranks=ranks, metrics=metrics)
+        predictor = Predictor.load(
+            target, engine=engine, precision=settings.precision, workers=settings.workers
+        )
+        try:
+            predictor.check()
+            return predictor
+        except FieldmarkError as error:
+            shutil.rmtree(target)
+            if engine != "auto" or trained.serves:
+                raise
+            trained.serves = REFERENCE  # the engine that was compared with PyTorch
+            trained.warnings.append(f"{REFERENCE} answers for this model: {error}")
 
 
 class _Test:

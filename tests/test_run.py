@@ -383,6 +383,26 @@ def test_a_full_disk_leaves_no_half_model(
     assert list((tmp_path / "run").iterdir()) == [], "nothing is left, and the place is free again"
 
 
+def test_where_one_engine_answers_wrongly_the_other_serves(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fieldmark.runtime.predictor import Predictor
+
+    real = Predictor.check
+
+    def wrong(self: Predictor) -> float:
+        if self.engine().name == "openvino":
+            raise FieldmarkError("openvino does not compute it")
+        return real(self)
+
+    monkeypatch.setattr(Predictor, "check", wrong)
+    recognizer = fit(photo_folder, tmp_path / "run")
+    assert "onnxruntime answers for this model: openvino does not compute it" in recognizer.warnings
+    loaded = Predictor.load(tmp_path / "run/model")
+    assert loaded.engine().name == recognizer.predictor.engine().name == "onnxruntime"
+    assert Predictor.load(tmp_path / "run/model", engine="openvino").engine().name == "openvino", "as asked"
+
+
 def test_a_model_that_answers_wrongly_is_not_left(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

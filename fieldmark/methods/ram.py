@@ -77,6 +77,7 @@ class RAM(base.Method):
     """
 
     Options = Options
+    selects = True
 
     def build(self, backbone: Backbone) -> None:
         if len(self.scales) > 1:

@@ -18,6 +18,8 @@ from fieldmark.runtime.errors import FieldmarkError, UsageError
 
 Precision = Literal["f32", "bf16", "f16"]
 ENGINES = ("openvino", "onnxruntime")
+#: The one that graphs are compared by with PyTorch, and golden answers come from.
+REFERENCE = "onnxruntime"
 _IMPORTING = threading.Lock()
 
 

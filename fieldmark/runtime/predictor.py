@@ -49,7 +49,8 @@ class Predictor:
         self.bundle = bundle
         self.preprocess = bundle.section.preprocess
         self.workers = workers or cores()
-        self._asked = (engine, precision)
+        serves = bundle.section.training.get("serves", "auto")  # where not all engines compute its graph
+        self._asked = (serves if engine == "auto" else engine, precision)
         self._engines: dict[str, Any] = {}
 
     @classmethod

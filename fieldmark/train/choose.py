@@ -18,6 +18,8 @@ AUTO = "auto"
 PRIOR = 1.0
 #: A set that has twice as many classes or photos a class, or a budget twice as long, counts this much less.
 TWICE = 0.7
+#: Seeds from which on a measurement counts whole, and points by which a method must be better than the default.
+SEEDS, CLEARLY = 3, 0.5
 
 
 def fitting(catalog: Catalog, instant: bool = False) -> list[str]:
@@ -57,7 +59,8 @@ def best(
     rows: Sequence[Measured], names: Sequence[str], photos: int, classes: int, time: float | None
 ) -> tuple[str, float | None]:
     """The method of ``names`` with the most points above plain, and how many: the mean of what was measured, weighted
-    by likeness, and drawn to 0 where little was. The default, and None, where nothing was measured of any.
+    by likeness, and drawn to 0 where little was. The default, if none is clearly better; with None, where nothing was
+    measured.
 
     time: seconds (None: only heads are fitted; budgets are then compared with such alone).
     """
@@ -66,14 +69,19 @@ def best(
         if row.method in names and row.delta is not None and row.n_train and row.classes:
             apart = _apart(row, photos, classes, time)
             if apart is not None:
-                found.setdefault(row.method, []).append((TWICE**apart, row.delta))
+                weight = TWICE**apart * min(1.0, (row.n or 1) / SEEDS)
+                found.setdefault(row.method, []).append((weight, row.delta))
+    usual = methods.DEFAULT_METHOD if methods.DEFAULT_METHOD in names else "plain"
     if not found:
-        return (methods.DEFAULT_METHOD if methods.DEFAULT_METHOD in names else "plain"), None
+        return usual, None
     points = {"plain": 0.0} | {
         name: sum(w * points for w, points in pairs) / (sum(w for w, _ in pairs) + PRIOR)
         for name, pairs in found.items()
     }
+    points.setdefault(usual, 0.0)
     name = max(points, key=lambda one: points[one])
+    if points[name] < points[usual] + CLEARLY:
+        name = usual
     return name, points[name]
 
 

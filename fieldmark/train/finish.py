@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
 
 from fieldmark.methods.descriptor import OUTPUT, DescriptorGraph
 from fieldmark.methods.learner import Learner
 from fieldmark.nn.graph import export
 from fieldmark.runtime.decision import fit_temperature
 from fieldmark.train.features import Describer
+from fieldmark.train.golden import rendered
 from fieldmark.train.head import Scaling, Subspace, choose, fit_head
 from fieldmark.train.instant import Looked, spread
 from fieldmark.train.network import read_head
@@ -26,8 +26,8 @@ from fieldmark.train.trained import Judged, Known, Trained
 
 #: Photos whose descriptors are kept, for the embedding and for classes that are added later.
 KNOWN = 1500
-#: Pixels a side over which the pictures vary by which a graph is compared with its network.
-SMOOTH = 4
+#: Pictures by which a graph is compared with its network: some more where the median counts.
+COMPARED, COMPARED_SELECTING = 3, 5
 
 
 def finished(
@@ -73,14 +73,6 @@ def finished(
     )
 
 
-def pictures(count: int, side: int) -> Tensor:
-    """Chance pictures [N, 3, S, S], as smooth as photos: where a method looks next by what it saw before, white noise
-    turns rounding into other places."""
-    cells = -(-side // SMOOTH)
-    coarse = torch.rand(count, 3, cells, cells, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
-
-
 def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) -> DescriptorGraph:
     """The trained network's own graph, beside its weights, in ``folder``."""
     path, weights = folder / "finetuned.onnx", folder / "finetuned.safetensors"
@@ -91,7 +83,8 @@ def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) ->
     }
     data = save(state)
     weights.write_bytes(data)
-    images = pictures(5 if method.selects else 3, before.preprocess.size)
+    pictures = rendered(before.preprocess, COMPARED_SELECTING if method.selects else COMPARED)
+    images = torch.from_numpy(before.preprocess.normalise(pictures))
     answer = method.forward
     method.forward = method.describe  # type: ignore[method-assign]
     exported = export(method, images, path, OUTPUT, method.selects)

@@ -20,6 +20,8 @@ from fieldmark.train.network import Network, Training
 
 #: Seconds that a speed is measured for.
 SECONDS = 1.5
+#: Photos by which an answer is timed.
+ANSWERED = 2
 #: A batch twice as large must be so much quicker per photo.
 QUICKER = 1.05
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -91,6 +93,24 @@ def entries(network: Network, cut: str, size: int) -> int:
             if link.name == cut:
                 break
     return tensor.numel()
+
+
+@torch.no_grad()
+def slower(network: Network) -> float:
+    """How many times as long an answer of the method takes as its backbone alone: at least 1."""
+    method, training = network.method, network.module.training
+    images = torch.rand(ANSWERED, 3, network.size, network.size)
+    network.module.eval()
+    times = []
+    for answer in (method.backbone, method.describe):
+        passes = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            answer(images)
+            passes.append(time.perf_counter() - begun)
+        times.append(min(passes))
+    network.module.train(training)
+    return max(1.0, times[1] / times[0])
 
 
 class Gauge:

@@ -27,7 +27,7 @@ from fieldmark.train.head import fit_head
 from fieldmark.train.instant import Instant, Looked
 from fieldmark.train.loop import Loop, Outcome
 from fieldmark.train.material import Material
-from fieldmark.train.measure import as_it_was, compile_step
+from fieldmark.train.measure import as_it_was, compile_step, slower
 from fieldmark.train.network import Network
 from fieldmark.train.phases import drop_maps, feed_of, go_on, keep_end, newest
 from fieldmark.train.plan import PLAN, Plan
@@ -72,12 +72,12 @@ class Finetune:
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
         self.settings, self.report, self.tell = instant.settings, progress, Teller(progress, logger)
         self.accelerator = accelerator
-        rate = instant.computed / instant.seconds["describe"] if instant.computed > 100 else USUAL_RATE
+        self.rate = instant.computed / instant.seconds["describe"] if instant.computed > 100 else USUAL_RATE
         self.planner = Planner(
             recipe,
             self.settings.seed,
             watch,
-            rate,
+            self.rate,
             gpu=accelerator.device.type != "cpu",
             workers=self.settings.workers,
             world=accelerator.num_processes,
@@ -98,6 +98,7 @@ class Finetune:
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
         measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
         network, uneven = self._network(material)
+        self.planner.rate = self.rate / slower(network)
         asked = self.recipe.key(self.card.name, self.settings.seed)
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
             fresh = self.frozen is None

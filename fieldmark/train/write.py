@@ -15,6 +15,7 @@ from fieldmark.runtime.engine import OnnxRuntimeEngine
 from fieldmark.train.assemble import assemble, head_tensors, save_tensors
 from fieldmark.train.card import model_card
 from fieldmark.train.classes import Moments
+from fieldmark.train.golden import rendered
 from fieldmark.train.trained import Trained
 
 #: Rendered pictures whose answers travel with the model.
@@ -84,6 +85,7 @@ def _config(trained: Trained, ranks: Mapping[str, Mapping[str, str | None]]) -> 
                 "seed": settings.seed,
                 "folds": settings.folds,
                 "engine": trained.engine,
+                **({"serves": trained.serves} if trained.serves else {}),
                 "precision": settings.precision,
                 "graph_parity": graph.parity,
                 **({"network": trained.network} if trained.network else {}),
@@ -102,16 +104,8 @@ def _weights(path: Path, backbone: Path, tensors: Mapping[str, np.ndarray]) -> N
 
 def _golden(path: Path, graph: Path, trained: Trained) -> None:
     """Rendered pictures and what the reference engine, checked against PyTorch at export, says of them."""
-    from fieldmark.data import lookalikes
-    from fieldmark.data.lookalikes.scene import SIZES
-
     preprocess = trained.graph.preprocess
-    kinds = lookalikes.species()
-    size = min(max(preprocess.size, SIZES[0]), SIZES[1])
-    pictures = [
-        lookalikes.render(kinds[number % len(kinds)], number, size=size).image for number in range(GOLDEN)
-    ]
-    images = np.stack([preprocess.pixels(picture) for picture in pictures])
+    images = rendered(preprocess, GOLDEN)
     names = ["logits", "embedding"]
     logits, embedding = OnnxRuntimeEngine(graph, names, "f32", 1).run(preprocess.normalise(images), names)
     np.savez_compressed(path, images=images, logits=logits, embedding=embedding)

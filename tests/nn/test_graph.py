@@ -174,3 +174,31 @@ def test_it_is_quiet_and_leaves_no_trace(tmp_path, capfd):
     assert logging.root.manager.disable == level and list(warnings.filters) == filters
     out, err = capfd.readouterr()
     assert out == "" and err == ""
+
+
+class Choosing(nn.Module):
+    """It shows what lies where a wave is highest: the shorter the wave, the less it takes to be elsewhere."""
+
+    def __init__(self, frequency: float, wrong: float = 0.0):
+        super().__init__()
+        self.frequency, self.wrong = frequency, wrong
+
+    def forward(self, images: Tensor) -> Tensor:
+        here = images.flatten(2)
+        where = (self.frequency * here[:, 0]).sin().argmax(1, keepdim=True)
+        if torch.onnx.is_in_onnx_export():
+            here = here + self.wrong
+        return here.gather(2, where[:, None].expand(-1, 3, -1))[..., 0]
+
+
+def test_no_graph_must_be_nearer_than_a_choosing_module_is_to_itself() -> None:
+    x = images(5)
+    with torch.inference_mode():
+        sure, torn = (graph._rounding(one, x, one(x).numpy()) for one in (Choosing(1e-3), Choosing(1e7)))
+    assert sure < TOLERANCE < torn
+
+
+def test_a_wrong_graph_of_a_choosing_module_is_refused(tmp_path: Path) -> None:
+    assert export(Choosing(1e-3), images(5), tmp_path / "g.onnx", "y", selects=True).error <= TOLERANCE
+    with pytest.raises(FieldmarkError, match="differ by"):
+        export(Choosing(1e-3, wrong=0.1), images(5), tmp_path / "g.onnx", "y", selects=True)

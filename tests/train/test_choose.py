@@ -16,16 +16,21 @@ from fieldmark.train.choose import best, fitting, resolved
 NAMES = ["plain", "wsdan", "pmg", "isqrt_cov"]
 
 
-def row(method: str, points: float, *, photos: int = 400, classes: int = 10, budget: str = "5m") -> Measured:
-    return Measured(method, "s", budget, 3, 0.9, 0.01, points, 1.0, 1.0, None, 0.2, photos, classes)
+def row(
+    method: str, points: float, *, photos: int = 400, classes: int = 10, budget: str = "5m", n: int = 3
+) -> Measured:
+    return Measured(method, "s", budget, n, 0.9, 0.01, points, 1.0, 1.0, None, 0.2, photos, classes)
 
 
 def test_the_best_where_the_set_is_alike() -> None:
     assert best([row("wsdan", 4.0), row("pmg", 1.0)], NAMES, 400, 10, 300) == ("wsdan", pytest.approx(2.0))
 
 
-def test_one_that_was_worse_loses_to_plain() -> None:
-    assert best([row("wsdan", -4.0)], NAMES, 400, 10, 300) == ("plain", 0.0)
+def test_where_none_is_clearly_better_it_is_the_default() -> None:
+    for points in (-4.0, 0.9):
+        assert best([row("wsdan", points)], NAMES, 400, 10, 300) == (methods.DEFAULT_METHOD, 0.0)
+    assert best([row("isqrt_cov", -4.0)], NAMES, 400, 10, 300) == ("plain", 0.0)
+    assert best([row("wsdan", 4.0, n=1)] * 2, NAMES, 400, 10, 300) == ("wsdan", pytest.approx(1.6))
 
 
 def test_sets_that_are_alike_count_more() -> None:

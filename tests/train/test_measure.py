@@ -85,6 +85,22 @@ def test_places_and_entries(network: Make) -> None:
             assert entries(net, place.name, size) == expected
 
 
+@pytest.mark.parametrize(("passes", "expected"), [(0, 1.0), (1, 1.0), (3, 3.0)])
+def test_an_answer_costs_as_many_passes_as_the_method_takes(
+    passes: int, expected: float, network: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, clock = network(), [0.0]
+
+    def tick(*_: Any) -> None:
+        clock[0] += 1.0
+
+    net.method.backbone.register_forward_hook(tick)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(net.method, "describe", lambda x: [net.method.backbone(x) for _ in range(passes)])
+    net.module.train()
+    assert measure.slower(net) == expected and net.module.training
+
+
 def test_views_count_in_the_speed(network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     net, seen = network(), []
     monkeypatch.setattr(type(net.method), "views", 3)
