@@ -114,7 +114,7 @@ def tables() -> None:
 
 
 def plot(target: Path) -> None:
-    """Points above plain against the cost of an answer, of what was measured longest on each set."""
+    """Points above plain, of what was measured longest on each set; beside each bar what an answer costs."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -123,24 +123,36 @@ def plot(target: Path) -> None:
 
     from fieldmark.methods.measured import measured
 
-    rows = [row for row in measured() if row.delta is not None and row.answer is not None]
+    rows = [row for row in measured() if row.delta is not None and " " not in row.method]
     sets = list(dict.fromkeys(row.set for row in rows))
-    figure, axes = pyplot.subplots(1, len(sets), figsize=(4.2 * len(sets), 4.2), squeeze=False)
+    longest = {name: max((row.budget for row in rows if row.set == name), key=_length) for name in sets}
+    points = {(row.set, row.method): row for row in rows if row.budget == longest[row.set]}
+    mean = {
+        name: statistics.mean(
+            row.delta for (_, other), row in points.items() if other == name and row.delta is not None
+        )
+        for name in {name for _, name in points}
+    }
+    names = sorted(mean, key=lambda name: (mean[name], name))
+    figure, axes = pyplot.subplots(
+        1, len(sets), figsize=(2.2 + 2.8 * len(sets), 0.8 + 0.24 * len(names)), squeeze=False, sharey=True
+    )
     for name, axis in zip(sets, axes[0], strict=True):
-        longest = max((row.budget for row in rows if row.set == name), key=_length)
-        own = [row for row in rows if row.set == name and row.budget == longest]
-        axis.axhline(0, color="grey", linewidth=0.8)
-        axis.set_title(f"{name}, {longest}", fontsize=10)
-        axis.set_xscale("log")
-        axis.set_xlabel("cost of an answer, times plain's")
-        axis.set_ylabel("points of top-1 above plain")
-        low = (
-            sorted(row.delta for row in own)[len(own) // 4] - 3
-        )  # what failed to learn is not shown at its depth
-        for row in own:
-            at = (row.answer, max(row.delta, low))
-            axis.plot(*at, "o", color="tab:green" if row.delta > 0 else "tab:grey", markersize=4)
-            axis.annotate(row.method, at, fontsize=6.5, xytext=(3, 2), textcoords="offset points")
+        for place, method in enumerate(names):
+            if (row := points.get((name, method))) is not None and row.delta is not None:
+                axis.barh(place, row.delta, color="tab:green" if row.delta > 0 else "tab:grey", height=0.7)
+                cost = "" if row.answer is None else f"x{row.answer:.1f}"
+                axis.annotate(
+                    cost, (max(row.delta, 0), place), xytext=(3, -3), textcoords="offset points", fontsize=7
+                )
+        axis.set_xscale("symlog", linthresh=3)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_xlim(right=20)
+        ticks = [-100, -30, -10, -3, 0, 3, 10]
+        axis.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=7)
+        axis.set_title(f"{name}, {longest[name]}", fontsize=9)
+        axis.set_xlabel("points of top-1 above plain; xN: cost of an answer", fontsize=7)
+    axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
     figure.tight_layout()
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, metadata={"Date": None})
