@@ -54,11 +54,11 @@ def export(module: nn.Module, images: Tensor, path: Path, output: str, selects: 
                 with _quiet(), TemporaryDirectory() as folder:
                     draft = Path(folder) / "graph.onnx"
                     _export(module, images, draft, output, exporter)
-                    error = parity(draft, images.numpy(), expected, output, selects)
-                    if error <= allowed:
+                    found = parity(draft, images.numpy(), expected, output, selects)
+                    if found <= allowed:
                         path.write_bytes(draft.read_bytes())
-                        return Exported(exporter, error)
-                reasons.append(f"{exporter}: answers differ by {error:.1e}")
+                        return Exported(exporter, found)
+                reasons.append(f"{exporter}: answers differ by {found:.1e}")
             except Exception as failure:
                 reasons.append(f"{exporter}: {str(failure).strip().splitlines()[0][:120]}")
     raise FieldmarkError(f"cannot export {type(module).__name__} to ONNX ({'; '.join(reasons)})")
@@ -77,10 +77,11 @@ def parity(
     if (one.shape, all_.shape) != (expected[:1].shape, expected.shape):
         raise ValueError(f"shapes {one.shape} for one image, {all_.shape} for {len(images)}")
     apart = np.concatenate([all_ - expected, one - expected[:1]])
-    return _error(apart, expected, selects)
+    return error(apart, expected, selects)
 
 
-def _error(apart: np.ndarray, expected: np.ndarray, selects: bool) -> float:
+def error(apart: np.ndarray, expected: np.ndarray, selects: bool) -> float:
+    """Largest difference [B, d] over the largest expected value; selects: of the median photo."""
     errors = np.abs(apart).max(1) / max(float(np.abs(expected).max()), 1e-12)
     return float(np.median(errors) if selects else errors.max())
 
@@ -89,7 +90,7 @@ def _rounding(module: nn.Module, images: Tensor, expected: np.ndarray) -> float:
     """What rounding of its input changes in a module's answers, as `parity` counts it."""
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     rounded = module(images + ROUNDING * images.abs().max() * noise).numpy()
-    return _error(rounded - expected, expected, selects=True)
+    return error(rounded - expected, expected, selects=True)
 
 
 def _export(module: nn.Module, images: Tensor, path: Path, output: str, exporter: str) -> None:

@@ -228,9 +228,8 @@ def rewrite(
         names = ["logits", "embedding"]
         pixels = section.preprocess.normalise(golden["images"])
         logits, embedding = OnnxRuntimeEngine(folder / GRAPH, names, "f32", 1).run(pixels, names)
-        np.savez_compressed(
-            folder / "golden.npz", images=golden["images"], logits=logits, embedding=embedding
-        )
+        said = {**golden, "logits": logits, "embedding": embedding}
+        np.savez_compressed(folder / "golden.npz", **said)  # type: ignore[arg-type]
         write_splits(folder / "split.parquet", {**known, **splits})
         shutil.copyfile(bundle.file("metrics.json"), folder / "metrics.json")
         training = {**section.training, "changes": [*section.training.get("changes", []), change]}
