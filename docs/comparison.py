@@ -47,8 +47,9 @@ def _table(rows: list[Measured]) -> list[str]:
     sets = list(dict.fromkeys(row.set for row in rows))
     seeds = {row.n for row in rows if row.n}
     known = {card.name: card for card in methods.cards()}
+    idle = sorted({f"`{row.method}` ({row.set})" for row in rows if row.top1 is None})
     by_name: dict[str, dict[str, Measured]] = {}
-    for row in rows:
+    for row in (row for row in rows if row.top1 is not None):
         by_name.setdefault(row.method, {})[row.set] = row
 
     def points(name: str) -> float:
@@ -68,7 +69,7 @@ def _table(rows: list[Measured]) -> list[str]:
             values = [value for row in own.values() if (value := getattr(row, what)) is not None]
             cells.append(_number(mean(values) if values else None, ".2f" if what == "per_minute" else ".1f"))
         lines.append(_line(cells))
-    return lines
+    return lines + (["", f"Could not be trained in this time: {', '.join(idle)}."] if idle else [])
 
 
 def _top1(row: Measured | None) -> str:

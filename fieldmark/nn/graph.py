@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fieldmark.runtime.engine import OnnxRuntimeEngine
+from fieldmark.runtime.engine import OnnxRuntimeEngine, difference
 from fieldmark.runtime.errors import FieldmarkError
 
 #: Largest difference from the module that a graph may show, relative to the largest answer.
@@ -48,7 +48,10 @@ def export(module: nn.Module, images: Tensor, path: Path, output: str, selects: 
     reasons = []
     with plain_attention(module), torch.inference_mode():
         expected = module(images).numpy()
-        allowed = max(TOLERANCE, TIMES * _rounding(module, images, expected)) if selects else TOLERANCE
+        allowed = TOLERANCE
+        if selects:
+            own = rounding(lambda x: module(torch.from_numpy(x)).numpy(), images.numpy(), expected)
+            allowed = max(TOLERANCE, own)
         for exporter in ("trace", "dynamo"):
             try:
                 with _quiet(), TemporaryDirectory() as folder:
@@ -76,21 +79,16 @@ def parity(
     one, all_ = engine.run(images[:1], [output])[0], engine.run(images, [output])[0]
     if (one.shape, all_.shape) != (expected[:1].shape, expected.shape):
         raise ValueError(f"shapes {one.shape} for one image, {all_.shape} for {len(images)}")
-    apart = np.concatenate([all_ - expected, one - expected[:1]])
-    return error(apart, expected, selects)
+    return difference(np.concatenate([all_, one]), np.concatenate([expected, expected[:1]]), selects)
 
 
-def error(apart: np.ndarray, expected: np.ndarray, selects: bool) -> float:
-    """Largest difference [B, d] over the largest expected value; selects: of the median photo."""
-    errors = np.abs(apart).max(1) / max(float(np.abs(expected).max()), 1e-12)
-    return float(np.median(errors) if selects else errors.max())
-
-
-def _rounding(module: nn.Module, images: Tensor, expected: np.ndarray) -> float:
-    """What rounding of its input changes in a module's answers, as `parity` counts it."""
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    rounded = module(images + ROUNDING * images.abs().max() * noise).numpy()
-    return error(rounded - expected, expected, selects=True)
+def rounding(answer: Callable[[np.ndarray], np.ndarray], images: np.ndarray, expected: np.ndarray) -> float:
+    """How far answers may be apart where places are chosen: `TIMES` what rounding of the images [B, 3, H, W] changes
+    in those of ``answer``, which are ``expected`` [B, d] without it."""
+    noise = np.random.default_rng(0).standard_normal(images.shape, np.float32)
+    return TIMES * difference(
+        answer(images + ROUNDING * np.abs(images).max() * noise), expected, selects=True
+    )
 
 
 def _export(module: nn.Module, images: Tensor, path: Path, output: str, exporter: str) -> None:

@@ -23,6 +23,15 @@ REFERENCE = "onnxruntime"
 _IMPORTING = threading.Lock()
 
 
+def difference(answers: np.ndarray, expected: np.ndarray, selects: bool = False) -> float:
+    """Largest difference of answers [B, d] from those expected [B, d], over the largest of these.
+
+    selects: of the median photo: where a network chooses places by their rank, rounding may turn a close choice.
+    """
+    errors = np.abs(answers - expected).max(1) / max(float(np.abs(expected).max()), 1e-12)
+    return float(np.median(errors) if selects else errors.max())
+
+
 class Engine(Protocol):
     """A compiled graph.
 

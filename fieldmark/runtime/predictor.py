@@ -12,7 +12,7 @@ import numpy as np
 from fieldmark.runtime import image
 from fieldmark.runtime.bundle import GRAPH, Bundle
 from fieldmark.runtime.decision import softmax, top
-from fieldmark.runtime.engine import Precision, compile_graph
+from fieldmark.runtime.engine import Precision, compile_graph, difference
 from fieldmark.runtime.errors import FieldmarkError, ImageError, UsageError
 from fieldmark.runtime.machine import cores
 from fieldmark.runtime.results import Prediction
@@ -149,10 +149,8 @@ class Predictor:
                 for one in golden["images"]
             ]
         )
-        errors = np.abs(logits - golden["logits"]).max(1) / max(np.abs(golden["logits"]).max(), 1e-12)
-        # Where the network chooses places by their rank, rounding may turn a close choice.
         selects = self.bundle.section.training.get("network", {}).get("selects", False)
-        error = float(np.median(errors) if selects else errors.max())
+        error = difference(logits, golden["logits"], selects)
         allowed = max(TOLERANCE, float(golden.get("rounding", 0.0)))
         if self._asked[1] == "f32" and error > allowed:
             raise FieldmarkError(

@@ -45,40 +45,36 @@ def resolved(options: Mapping[str, Any], catalog: Catalog) -> tuple[dict[str, An
     name, points = best(
         measured(), fitting(catalog, not timed), len(learned), max(1, len(catalog.classes)), time
     )
-    if points is None:
-        return {
-            **options,
-            "method": name,
-        }, f"method {name}: the default, since nothing like this was measured"
-    return {**options, "method": name}, (
-        f"method {name}: {points:+.1f} points to plain are to be expected of it, by sets of photos like these"
-    )
+    why = "the default, since nothing like this was measured"
+    if points is not None:
+        why = f"{points:+.1f} points to plain are to be expected of it, by sets of photos like these"
+    return {**options, "method": name}, f"method {name}: {why}"
 
 
 def best(
     rows: Sequence[Measured], names: Sequence[str], photos: int, classes: int, time: float | None
 ) -> tuple[str, float | None]:
-    """The method of ``names`` with the most points above plain, and how many: the mean of what was measured, weighted
-    by likeness, and drawn to 0 where little was. The default, if none is clearly better; with None, where nothing was
-    measured.
+    """The method of ``names`` with the most points above plain in the same time, and how many: the mean of what was
+    measured, weighted by likeness, and drawn to 0 where little was. The default, if none is clearly better; with None,
+    where nothing was measured.
 
     time: seconds (None: only heads are fitted; budgets are then compared with such alone).
     """
+    plain = {(row.set, row.budget): row.top1 for row in rows if row.method == "plain"}
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        if row.method in names and row.delta is not None and row.n_train and row.classes:
-            apart = _apart(row, photos, classes, time)
-            if apart is not None:
-                weight = TWICE**apart * min(1.0, (row.n or 1) / SEEDS)
-                found.setdefault(row.method, []).append((weight, row.delta))
+        beside, apart = plain.get((row.set, row.budget)), _apart(row, photos, classes, time)
+        if row.method in names and row.top1 is not None and beside is not None and apart is not None:
+            weight = TWICE**apart * min(1.0, (row.n or 1) / SEEDS)
+            found.setdefault(row.method, []).append((weight, 100 * (row.top1 - beside)))
     usual = methods.DEFAULT_METHOD if methods.DEFAULT_METHOD in names else "plain"
-    if not found:
+    if not found.keys() - {"plain"}:
         return usual, None
-    points = {"plain": 0.0} | {
+    points = {
         name: sum(w * points for w, points in pairs) / (sum(w for w, _ in pairs) + PRIOR)
         for name, pairs in found.items()
     }
-    points.setdefault(usual, 0.0)
+    points.setdefault(usual, 0.0)  # it was not measured
     name = max(points, key=lambda one: points[one])
     if points[name] < points[usual] + CLEARLY:
         name = usual
@@ -88,8 +84,7 @@ def best(
 def _apart(row: Measured, photos: int, classes: int, time: float | None) -> float | None:
     """How often something must be doubled or halved to come from what was measured to what is asked; None where
     they cannot be compared."""
-    assert row.n_train and row.classes
-    if (row.budget == INSTANT) != (time is None):
+    if not (row.n_train and row.classes) or (row.budget == INSTANT) != (time is None):
         return None
     ratios = [classes / row.classes, (photos / classes) / (row.n_train / row.classes)]
     if time is not None:

@@ -91,6 +91,8 @@ class Loop:
             feed.train.photos.paths,
             tell,
         )
+        #: Classes, and groups above them where some photos have no class.
+        self.many = max(network.classes, int(labels.max()) + 1)
         self.batches = Batches(feed, labels, plan, self.batch, self.learner.views, self.rank, self.world)
         self.total, self.step, self.progress = self.phase.steps, 0, 0.0
         self.best = Best()
@@ -156,9 +158,8 @@ class Loop:
         images = images.to(device, non_blocking=True)
         boxes = None if boxes is None else boxes.to(device, non_blocking=True)
         targets = self.targets[torch.from_numpy(rows).to(device, non_blocking=True)]
-        many = max(self.network.classes, int(self.labels.max()) + 1)
         if self.plan.augment.mixes:  # behind a cut maps are mixed (Verma et al., Manifold Mixup, ICML 2019)
-            images, targets = mix(images, targets, many, self.plan.augment, self.plan.seed, self.step)
+            images, targets = mix(images, targets, self.many, self.plan.augment, self.plan.seed, self.step)
         self.stepper(
             images,
             targets,
@@ -166,7 +167,7 @@ class Loop:
             rows=rows.tolist(),
             step=self.step,
             progress=self.progress,
-            coarse=many > self.network.classes,
+            coarse=self.many > self.network.classes,
         )
         self.average.update(self.step)
         self.step += 1

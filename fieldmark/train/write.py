@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import fieldmark
-from fieldmark.nn.graph import ROUNDING, TIMES, error
+from fieldmark.nn.graph import rounding
 from fieldmark.runtime.bundle import GRAPH, Config, Decision, Section, building, seal, write_splits
 from fieldmark.runtime.engine import OnnxRuntimeEngine
 from fieldmark.train.assemble import assemble, head_tensors, save_tensors
@@ -114,7 +114,5 @@ def _golden(path: Path, graph: Path, trained: Trained) -> None:
     if trained.network.get(
         "selects"
     ):  # an engine may differ by what rounding changes where places are chosen
-        noise = np.random.default_rng(0).standard_normal(pixels.shape, np.float32)
-        rounded = engine.run(pixels + ROUNDING * np.abs(pixels).max() * noise, ["logits"])[0]
-        more["rounding"] = np.float32(TIMES * error(rounded - logits, logits, selects=True))
+        more["rounding"] = np.float32(rounding(lambda x: engine.run(x, ["logits"])[0], pixels, logits))
     np.savez_compressed(path, images=images, logits=logits, embedding=embedding, **more)

@@ -11,7 +11,7 @@ from fieldmark import methods
 from fieldmark.methods.measured import Measured
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.train import choose
-from fieldmark.train.choose import best, fitting, resolved
+from fieldmark.train.choose import fitting, resolved
 
 NAMES = ["plain", "wsdan", "pmg", "isqrt_cov"]
 
@@ -19,7 +19,21 @@ NAMES = ["plain", "wsdan", "pmg", "isqrt_cov"]
 def row(
     method: str, points: float, *, photos: int = 400, classes: int = 10, budget: str = "5m", n: int = 3
 ) -> Measured:
-    return Measured(method, "s", budget, n, 0.9, 0.01, points, 1.0, 1.0, None, 0.2, photos, classes)
+    top1 = 0.8 + points / 100
+    return Measured(method, "s", budget, n, top1, 0.01, None, 1.0, 1.0, None, 0.2, photos, classes)
+
+
+def best(rows: list[Measured], *about: Any) -> tuple[str, float | None]:
+    """Beside plain, measured in the same time."""
+    return choose.best([*(row("plain", 0.0, budget=one.budget) for one in rows), *rows], *about)
+
+
+def test_points_are_those_above_plain_in_the_same_time() -> None:
+    plain, pmg = row("plain", 3.0), row("pmg", 3.9)
+    assert choose.best([plain, pmg], NAMES, 400, 10, 300) == ("isqrt_cov", 0.0), "0.9 points are too few"
+    assert choose.best([plain._replace(budget="1h"), pmg], NAMES, 400, 10, 300)[1] is None, (
+        "plain's are of another"
+    )
 
 
 def test_the_best_where_the_set_is_alike() -> None:
@@ -74,8 +88,9 @@ def test_only_what_fits_the_photos(tmp_path: Path, photo_folder: Path) -> None:
 
 def test_options_are_resolved(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = Catalog.read(photo_folder)
-    rows = (row("wsdan", 4.0), row("bilinear", 4.0, budget="instant"))
-    monkeypatch.setattr(choose, "measured", lambda: rows)
+    rows = [row("wsdan", 4.0), row("bilinear", 4.0, budget="instant")]
+    rows += [row("plain", 0.0), row("plain", 0.0, budget="instant")]
+    monkeypatch.setattr(choose, "measured", lambda: tuple(rows))
 
     def chosen(**options: Any) -> str:
         found, why = resolved({"method": "auto", **options}, catalog)
