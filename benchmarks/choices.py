@@ -160,7 +160,7 @@ def exact(covariance: Any) -> Any:
 
 def judge(parts: Sequence[np.ndarray], y: np.ndarray, fold: np.ndarray) -> Any:
     """Out-of-fold predictions as instant mode makes them."""
-    from fieldmark.train.head import Scaling, Subspace, choose
+    from fieldmark.train.heads.head import Scaling, Subspace, choose
 
     z = np.concatenate(parts, axis=1)
     return choose(

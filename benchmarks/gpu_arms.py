@@ -123,7 +123,7 @@ class Fieldmark:
         from fieldmark.methods.plain import Plain
         from fieldmark.methods.task import Task
         from fieldmark.nn.backbone import Backbone
-        from fieldmark.train.head import EMBEDDING
+        from fieldmark.train.heads.head import EMBEDDING
         from fieldmark.train.network import Network
         from fieldmark.train.recipe import Recipe
 
@@ -153,9 +153,9 @@ class Fieldmark:
 
     def _loop(self, steps: int) -> Any:
         """fieldmark's loop for so many steps, all of the network, new views every epoch."""
-        from fieldmark.train.loop import Loop
-        from fieldmark.train.plan import Phase, Plan
-        from fieldmark.train.watch import Watch
+        from fieldmark.train.loop.loop import Loop
+        from fieldmark.train.loop.watch import Watch
+        from fieldmark.train.plan.plan import Phase, Plan
 
         recipe, folder = self.recipe, self.setting.work / "gpu-run"
         size = {"size": self.case.size, "batch": min(self.setting.batch, len(self.y))}
@@ -170,7 +170,7 @@ class Fieldmark:
         return Loop(self.network, feed, self.y, self.y_held, *where)
 
     def _feed(self, held: Any) -> Any:
-        from fieldmark.train.feeds import Feed
+        from fieldmark.train.loop.feeds import Feed
 
         return Feed(
             *(self.train_photos, held, self.preprocess, self.recipe.augment),
@@ -186,7 +186,7 @@ class Fieldmark:
 
     def compile(self) -> str:
         """From now on steps are compiled; a line where they cannot be."""
-        from fieldmark.train.measure import compile_step
+        from fieldmark.train.plan.measure import compile_step
 
         return compile_step(self.network, self.loop.example(), self.accelerator.autocast)
 
@@ -198,7 +198,7 @@ class Fieldmark:
 
     def train(self, epochs: int) -> None:
         """So many passes over the photos, and the weights that it ends with."""
-        from fieldmark.train.warm import FIRST_EPOCH, warm_head
+        from fieldmark.train.heads.warm import FIRST_EPOCH, warm_head
 
         views = [self._descriptors(epoch) for epoch in (None, FIRST_EPOCH, FIRST_EPOCH + 1)]
         warm_head(self.network.head, views, self.y, self.network.criterion, self.case.seed)

@@ -188,7 +188,7 @@ class Recognizer:
 
     def add_class(self, name: str, photos: Sequence[str | Path]) -> list[Skipped]:
         """Teach it one class more from photos of it; the old photos are not needed. Returns unreadable ones."""
-        from fieldmark.train.classes import add_class
+        from fieldmark.train.bundle.classes import add_class
 
         with self._changed() as target:
             bad = add_class(self.predictor.bundle, target, name, [str(p) for p in photos], self.predictor)
@@ -196,7 +196,7 @@ class Recognizer:
 
     def remove_class(self, name: str) -> None:
         """Make it forget one class."""
-        from fieldmark.train.classes import remove_class
+        from fieldmark.train.bundle.classes import remove_class
 
         with self._changed() as target:
             remove_class(self.predictor.bundle, target, name)

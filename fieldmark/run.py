@@ -32,9 +32,9 @@ from fieldmark.runtime.results import Evaluation, Skipped
 from fieldmark.train import processes
 from fieldmark.train.choose import AUTO, resolved
 from fieldmark.train.instant import Instant
-from fieldmark.train.plan import PLAN
+from fieldmark.train.plan.plan import PLAN
 from fieldmark.train.recipe import Recipe
-from fieldmark.train.scratch_recipe import FromScratch, divide
+from fieldmark.train.textbook.recipe import FromScratch, divide
 from fieldmark.train.trained import Trained
 
 
@@ -187,7 +187,7 @@ def _write(
     ranks: Mapping[str, Mapping[str, str | None]],
 ) -> Predictor:
     """Write the model folder, and open it: it must compute what was trained, by the reference engine if need be."""
-    from fieldmark.train.write import write
+    from fieldmark.train.bundle.write import write
 
     how = trained.judged.how.replace(" ", "_")
     metrics = {how: judged.to_dict(), "confusions": _confusions(judged), "tried": trained.tried}

@@ -98,7 +98,7 @@ def _plan(trained: Trained) -> list[str]:
     """The plan of a training by steps, in words."""
     if not trained.chosen.get("plan"):
         return []
-    from fieldmark.train.plan import Plan
+    from fieldmark.train.plan.plan import Plan
 
     told = trained.chosen["plan"]
     plan = Plan.model_validate({name: told[name] for name in Plan.model_fields if name in told})

@@ -17,9 +17,9 @@ from fieldmark.runtime.errors import FieldmarkError, ImageError
 from fieldmark.runtime.machine import cores
 from fieldmark.runtime.results import Skipped
 from fieldmark.runtime.stream import ordered_map
-from fieldmark.train.coarse import Coarse
 from fieldmark.train.settings import Settings
 from fieldmark.train.trained import Trained
+from fieldmark.train.tuning.coarse import Coarse
 
 
 @dataclass(frozen=True)

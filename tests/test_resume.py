@@ -131,7 +131,7 @@ def test_what_a_killed_fine_tuning_learned_is_not_thrown_away(photo_folder: Path
 def test_a_full_disk_in_the_midst_of_training(
     whole: tuple[Path, dict[str, Any]], photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fieldmark.train import checkpoint
+    from fieldmark.train.loop import checkpoint
 
     out, put = tmp_path / "run", checkpoint._put
 

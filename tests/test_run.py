@@ -372,7 +372,7 @@ def test_photos_of_which_only_a_family_is_known(photo_folder: Path, tmp_path: Pa
 def test_a_full_disk_leaves_no_half_model(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    from fieldmark.train import write
+    from fieldmark.train.bundle import write
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")

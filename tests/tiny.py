@@ -29,8 +29,8 @@ def write_bundle(
     from fieldmark.methods.descriptor import descriptor_graph
     from fieldmark.runtime.bundle import GRAPH, Config, Decision, Section, building, seal
     from fieldmark.runtime.engine import OnnxRuntimeEngine
-    from fieldmark.train.assemble import assemble
-    from fieldmark.train.write import _weights, write_splits
+    from fieldmark.train.bundle.assemble import assemble
+    from fieldmark.train.bundle.write import _weights, write_splits
 
     graph = descriptor_graph(
         backbone, method, size=size, scales=scales, preprocess=preprocess, pretrained=False

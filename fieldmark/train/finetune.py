@@ -17,16 +17,17 @@ from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError, UsageError
-from fieldmark.train import loggers, start
-from fieldmark.train.coarse import Coarse, Ranks
-from fieldmark.train.cross_validation import cross_validate, first_share
+from fieldmark.train import loggers
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Instant
-from fieldmark.train.material import known_boxes
+from fieldmark.train.loop.watch import Watch
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained
-from fieldmark.train.tuner import Finetune
-from fieldmark.train.watch import Watch
+from fieldmark.train.tuning import start
+from fieldmark.train.tuning.coarse import Coarse, Ranks
+from fieldmark.train.tuning.cross_validation import cross_validate, first_share
+from fieldmark.train.tuning.material import known_boxes
+from fieldmark.train.tuning.tuner import Finetune
 
 
 def finetune(

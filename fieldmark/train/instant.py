@@ -1,7 +1,7 @@
 """Instant mode: a frozen backbone looks at every photo once, and a head is fitted in seconds.
 
 The steps, in order: descriptors of all photos (cached), which scales and parts of them to use (by out-of-fold
-predictions), the head and its temperature. `fieldmark.train.write` puts the result into a bundle.
+predictions), the head and its temperature. `fieldmark.train.bundle.write` puts the result into a bundle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.results import Skipped
 from fieldmark.train import features
 from fieldmark.train.features import Described, Describer
-from fieldmark.train.head import Choice, Scaling, Subspace, choose, fit_head
+from fieldmark.train.heads.head import Choice, Scaling, Subspace, choose, fit_head
 from fieldmark.train.settings import Settings
 from fieldmark.train.trained import Judged, Known, Trained, by_fold
 
@@ -219,7 +219,7 @@ class Instant:
         space = Subspace.fit(z, scaling.weighted(best * scales, widths), y, self.settings.seed)
         choice = squared = choose(space, y, n, fold)
         if self.settings.loss == "cross_entropy":
-            from fieldmark.train.softmax_head import choose_softmax
+            from fieldmark.train.heads.softmax_head import choose_softmax
 
             choice = choose_softmax(space, y, n, fold, self.settings.label_smoothing)
         self._note(None, best, choice, len(y), True)

@@ -16,7 +16,7 @@ from fieldmark.methods.task import Batch
 from fieldmark.nn.chain import TOLERANCE, Call, Cut, Fold, chain, fold, unfold
 from fieldmark.nn.pooling import FixedReduction
 from fieldmark.runtime.errors import FieldmarkError
-from fieldmark.train.head import Head
+from fieldmark.train.heads.head import Head
 
 
 class Network:

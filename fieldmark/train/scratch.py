@@ -20,22 +20,23 @@ from fieldmark.methods.cnn import Options
 from fieldmark.nn.weights import Source
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
-from fieldmark.train import checkpoint, imbalance, loggers
-from fieldmark.train.finish import KNOWN, finished
+from fieldmark.train import imbalance, loggers
+from fieldmark.train.bundle.finish import KNOWN, finished
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Looked
-from fieldmark.train.loop import Loop, Outcome
-from fieldmark.train.measure import rate
+from fieldmark.train.loop import checkpoint
+from fieldmark.train.loop.loop import Loop, Outcome
+from fieldmark.train.loop.telling import Teller
+from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
-from fieldmark.train.pixels import PixelFeed
-from fieldmark.train.plan import PLAN, Phase, Plan, data_key, deadline
-from fieldmark.train.scratch_network import ScratchNetwork, default_options, new_network
-from fieldmark.train.scratch_photos import look
-from fieldmark.train.scratch_recipe import BACKBONE, METHOD, MODE, FromScratch
+from fieldmark.train.plan.measure import rate
+from fieldmark.train.plan.plan import PLAN, Phase, Plan, data_key, deadline
 from fieldmark.train.settings import Settings
-from fieldmark.train.telling import Teller
+from fieldmark.train.textbook.network import ScratchNetwork, default_options, new_network
+from fieldmark.train.textbook.photos import look
+from fieldmark.train.textbook.pixels import PixelFeed
+from fieldmark.train.textbook.recipe import BACKBONE, METHOD, MODE, FromScratch
 from fieldmark.train.trained import Trained
-from fieldmark.train.watch import Watch
 
 #: Photos a step: of few photos, and of many.
 MANY, BATCH, BATCH_MANY = 10_000, 64, 128
@@ -169,7 +170,7 @@ class Scratch:
         options = default_options(size, self.asked.layers)
         tried: list[dict[str, Any]] = []
         if self.asked.search:
-            from fieldmark.train.scratch_search import search
+            from fieldmark.train.textbook.search import search
 
             options, tried = search(
                 options,

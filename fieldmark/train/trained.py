@@ -11,7 +11,7 @@ from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.runtime.decision import softmax
 from fieldmark.runtime.evaluation import evaluation
 from fieldmark.runtime.results import Evaluation, Skipped
-from fieldmark.train.head import Choice, Head, Subspace
+from fieldmark.train.heads.head import Choice, Head, Subspace
 from fieldmark.train.settings import Settings
 
 

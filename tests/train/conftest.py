@@ -84,7 +84,7 @@ def some(photo_folder: Path) -> SimpleNamespace:
 
 def make_plan(**changes: Any) -> Any:
     """Nine steps of eight photos. Names of a phase's fields go to the phase, others to the plan."""
-    from fieldmark.train.plan import Phase, Plan
+    from fieldmark.train.plan.plan import Phase, Plan
 
     phase: dict[str, Any] = {
         "size": SIDE,
@@ -109,7 +109,7 @@ def plan() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def cut(network: Callable[..., Any]) -> SimpleNamespace:
     """A place in the middle of the tiny network, and the compiled part before it."""
-    from fieldmark.train.feeds import Lower
+    from fieldmark.train.loop.feeds import Lower
 
     made = network()
     places = made.usable()
@@ -127,11 +127,11 @@ def loop(
 ) -> Callable[..., Any]:
     """``loop(folder, tell=..., watch=..., net={...}, **plan)``: a `Loop` that is made anew each time. Checkpoints are
     written when they are due, however busy the disk is."""
-    monkeypatch.setattr("fieldmark.train.loop.QUICK", float("inf"))
+    monkeypatch.setattr("fieldmark.train.loop.loop.QUICK", float("inf"))
     from fieldmark.data.loader import Photos
-    from fieldmark.train.feeds import CachedFeed, Feed
-    from fieldmark.train.loop import Loop
-    from fieldmark.train.watch import Watch
+    from fieldmark.train.loop.feeds import CachedFeed, Feed
+    from fieldmark.train.loop.loop import Loop
+    from fieldmark.train.loop.watch import Watch
 
     def make(
         folder: Path,

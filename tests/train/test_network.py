@@ -14,7 +14,7 @@ from fieldmark.methods.descriptor import build
 from fieldmark.nn.pooling import FixedReduction
 from fieldmark.nn.weights import resolve
 from fieldmark.runtime.errors import FieldmarkError
-from fieldmark.train.head import Head
+from fieldmark.train.heads.head import Head
 from fieldmark.train.network import fix, free, last_layer, read_head
 
 Make = Callable[..., Any]

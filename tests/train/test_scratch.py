@@ -15,10 +15,10 @@ from fieldmark.methods.restore import restore
 from fieldmark.recognizer import Recognizer
 from fieldmark.runtime.bundle import Bundle
 from fieldmark.runtime.errors import FieldmarkError, UsageError
-from fieldmark.train import scratch_search
-from fieldmark.train.scratch_network import default_options
-from fieldmark.train.scratch_photos import usual_size
-from fieldmark.train.scratch_recipe import EPOCHS, SHIFT, FromScratch, divide
+from fieldmark.train.textbook import search as scratch_search
+from fieldmark.train.textbook.network import default_options
+from fieldmark.train.textbook.photos import usual_size
+from fieldmark.train.textbook.recipe import EPOCHS, SHIFT, FromScratch, divide
 
 #: Small enough for a second; nothing here is about how well it recognises.
 QUICK: dict[str, Any] = {

@@ -1,0 +1,1 @@
+"""From something trained to a model folder: graph, golden answers, model card, classes added later."""

@@ -1,0 +1,1 @@
+"""One phase of training: photos, views, steps of the optimiser, averages, checkpoints, held-out photos."""

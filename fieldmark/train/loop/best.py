@@ -1,0 +1,115 @@
+"""Held-out photos judge the weights of a run: the curve, and which weights are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from fieldmark.runtime.decision import fit_temperature, softmax
+from fieldmark.train.loop.averages import State, copied, soup
+
+#: Snapshots of the average that the soup is made of.
+SOUP = 3
+
+
+class Score(NamedTuple):
+    """Of the held-out photos: share that is right, and the mean negative log-likelihood in nats, at the
+    temperature that makes it least."""
+
+    accuracy: float
+    nll: float
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> Score:
+        """logits: [N, C], labels: [N]. Logits that are no numbers are all wrong."""
+        values, true = logits.numpy(), labels.numpy()
+        if not np.isfinite(values).all():
+            return cls(0.0, float("inf"))
+        p = softmax(values, fit_temperature(values, true))[np.arange(len(true)), true]
+        right = float((values.argmax(1) == true).mean())
+        return cls(right, float(-np.log(np.maximum(p, 1e-12)).mean()))
+
+    def beats(self, other: Score) -> bool:
+        return (self.accuracy, -self.nll) > (other.accuracy, -other.nll)
+
+    def error(self, photos: int) -> float:
+        """Standard error of the accuracy, from so many photos; at least that of one mistake."""
+        p = min(self.accuracy, 1 - 1 / photos)
+        return float(np.sqrt(p * (1 - p) / photos))
+
+
+@dataclass
+class Best:
+    """The best weights so far, and how it came to them.
+
+    rows: of the learning curve, one an evaluation. start: the weights before the first step. stale: evaluations
+    since the best.
+    """
+
+    score: Score | None = None
+    state: State = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    recent: list[State] = field(default_factory=list)
+    stale: int = 0
+    start: State = field(default_factory=dict)
+
+    def consider(self, state: Mapping[str, Tensor], score: Score) -> bool:
+        """Keep a copy of these weights if they are better than all before."""
+        self.stale += 1
+        if self.score is not None and not score.beats(self.score):
+            return False
+        self.score, self.state, self.stale = score, copied(state), 0
+        return True
+
+    def remember(self, state: Mapping[str, Tensor]) -> None:
+        """Keep a snapshot for the soup."""
+        self.recent = [*self.recent[-(SOUP - 1) :], copied(state)]
+
+    def mixture(self, fewest: int = 2) -> State | None:
+        """The soup of the last snapshots, if there are as many."""
+        return soup(self.recent) if len(self.recent) >= fewest else None
+
+    def settle(
+        self,
+        last: Mapping[str, Tensor],
+        score: Score,
+        photos: int,
+        floor: float = 0.0,
+        always: bool = False,
+    ) -> bool:
+        """End with the last weights, ``always`` or unless earlier ones were better beyond one standard error.
+
+        The best of many looks at a few held-out photos is mostly the luckiest. floor: accuracy that must be had.
+        """
+        assert self.score is not None
+        good = always or score.accuracy >= max(floor, self.score.accuracy - self.score.error(photos))
+        if good:
+            self.score, self.state = score, copied(last)
+        return good
+
+    # -- checkpoints
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {f"best.{name}": value for name, value in self.state.items()}
+        for number, state in enumerate(self.recent):
+            tensors |= {f"recent{number}.{name}": value for name, value in state.items()}
+        tensors |= {f"start.{name}": value for name, value in self.start.items()}
+        return tensors, {
+            "score": self.score,
+            "rows": self.rows,
+            "stale": self.stale,
+            "recent": len(self.recent),
+        }
+
+    @classmethod
+    def unpack(cls, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Best:
+        def part(prefix: str) -> State:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        score = None if state["score"] is None else Score(*state["score"])
+        recent = [part(f"recent{number}.") for number in range(state["recent"])]
+        return cls(score, part("best."), list(state["rows"]), recent, state["stale"], part("start."))

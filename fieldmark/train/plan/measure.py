@@ -1,0 +1,260 @@
+"""How quickly this machine trains a network, and where the network may be cut."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fieldmark.nn.chain import Call
+from fieldmark.train.loop.feeds import Lower, maps_tensor
+from fieldmark.train.network import Network, Training
+
+#: Seconds that a speed is measured for.
+SECONDS = 1.5
+#: Photos by which an answer is timed.
+ANSWERED = 2
+#: A batch twice as large must be so much quicker per photo.
+QUICKER = 1.05
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+class Trainable(Protocol):
+    """What `rate` needs of a network: `Network`, or one from scratch."""
+
+    module: Training
+    classes: int
+
+    def freeze_statistics(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Photos a second: views through the frozen part (inf: there is none), and in training steps behind it.
+
+    entries: of a photo's maps at the cut; views: of each photo in a step.
+    """
+
+    lower: float
+    step: float
+    entries: int = 0
+    views: int = 1
+
+    def seconds(self, photos: int, epochs: float, kept: int = 0) -> float:
+        """For so many epochs. kept: views that are kept, 0 for new ones each epoch."""
+        return photos * (epochs / self.step + (kept or epochs * self.views) / self.lower)
+
+
+class Place(NamedTuple):
+    """Where a network may be cut: behind the module ``name``, with this share of its multiplications before it."""
+
+    name: str
+    share: float
+
+
+def places(network: Network) -> list[Place]:
+    """All places, from the photo on."""
+    usable = set(network.usable())
+    images = torch.zeros(1, 3, network.size, network.size)
+    parts = shares(network.links, images)
+    return [
+        Place(link.name, share)
+        for link, share in zip(network.links, parts, strict=True)
+        if link.name in usable
+    ]
+
+
+def shares(links: Sequence[Call], images: Tensor) -> list[float]:
+    """Share of a network's multiplications that are done once each link of its chain is through."""
+    counts, tensor = [], images
+    with torch.no_grad():
+        for link in links:
+            with FlopCounterMode(display=False) as counter:
+                tensor = link.module(tensor)
+            counts.append(counter.get_total_flops())
+    total = max(1, sum(counts))
+    return [sum(counts[: number + 1]) / total for number in range(len(counts))]
+
+
+def entries(network: Network, cut: str, size: int) -> int:
+    """Numbers in the maps of one view of ``size`` pixels, behind this cut."""
+    tensor = torch.zeros(1, 3, size, size)
+    with torch.no_grad():
+        for link in network.links:
+            tensor = link.module(tensor)
+            if link.name == cut:
+                break
+    return tensor.numel()
+
+
+@torch.no_grad()
+def slower(network: Network) -> float:
+    """How many times as long an answer of the method takes as its backbone alone: at least 1."""
+    method, training = network.method, network.module.training
+    images = torch.rand(ANSWERED, 3, network.size, network.size)
+    network.module.eval()
+    times = []
+    for answer in (method.backbone, method.describe):
+        passes = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            answer(images)
+            passes.append(time.perf_counter() - begun)
+        times.append(min(passes))
+    network.module.train(training)
+    return max(1.0, times[1] / times[0])
+
+
+class Gauge:
+    """Measures training as it will be. batch: photos of a step, of one process; size: side of the views; device: where
+    (none: where the network is, else it comes back from there); autocast: of the steps."""
+
+    def __init__(
+        self,
+        batch: int,
+        workers: int | None,
+        world: int = 1,
+        device: torch.device | None = None,
+        autocast: Autocast = contextlib.nullcontext,
+    ):
+        self.batch, self.workers, self.world = batch, workers, world
+        self.device, self.autocast, self.size = device, autocast, 0
+
+    def speed(self, network: Network, cut: str, heads: bool = False) -> Speed:
+        """How quickly this machine trains behind this cut, in about four seconds. heads: nothing of the backbone."""
+        views, numbers, lower = network.method.views, 0, math.inf
+        x = self._images(self.batch)
+        if heads:
+            network.freeze()
+        if cut and network.pixels:
+            network.freeze(cut)
+        elif cut:
+            below = Lower(network.open(cut), self.size, self.workers)
+            below(x)
+            begun = time.perf_counter()
+            x = maps_tensor(below(x))
+            lower, numbers = self.batch / (time.perf_counter() - begun), x[0].numel()
+            below.close()
+        step = self._rate(network, torch.cat([x] * views))
+        self._back(network)
+        return Speed(lower * self.world, step * self.world, numbers, views)
+
+    def largest(self, network: Network, batches: Sequence[int]) -> int:
+        """The largest of these batches (ascending) that fits into memory and is quicker per photo than the one
+        before."""
+        best, quickest = batches[0], 0.0
+        for batch in batches:
+            x = self._images(max(1, batch // self.world) * network.method.views)
+            try:
+                now = self._rate(network, x, 0.5)
+            except torch.OutOfMemoryError:
+                network.module.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                break
+            if now < QUICKER * quickest:
+                break
+            best, quickest = batch, now
+        self._back(network)
+        return best
+
+    def compiling(self, network: Network, seconds: float) -> tuple[bool, str]:
+        """Do compiled steps save more of these seconds than compiling takes? And a few words on it."""
+        x = self._images(self.batch * network.method.views)
+        plain, begun = self._rate(network, x), time.perf_counter()
+        why = compile_step(network, x, self.autocast)
+        if why:
+            self._back(network)
+            return False, f"; {why}"
+        took = time.perf_counter() - begun
+        gain = seconds * (1 - plain / self._rate(network, x))
+        as_it_was(network.module)
+        self._back(network)
+        return gain > took, f"; compiled steps save {max(0, gain):.0f} s, and compiling takes {took:.0f}"
+
+    def _rate(self, network: Network, x: Tensor, seconds: float | None = None) -> float:
+        if self.device is not None:
+            network.module.to(self.device)
+        return rate(network, x, seconds, self.autocast)
+
+    def _images(self, count: int) -> Tensor:
+        return torch.rand(count, 3, self.size, self.size).contiguous(memory_format=torch.channels_last)
+
+    def _back(self, network: Network) -> None:
+        if self.device is not None:
+            network.module.cpu()
+        network.close()
+
+
+def rate(
+    network: Trainable, x: Tensor, seconds: float | None = None, autocast: Autocast = contextlib.nullcontext
+) -> float:
+    """Photos a second in steps of a batch x [V B, ...] of V views; nothing is learned by it."""
+    photos, done, begun = len(x) // network.module.method.views, 0, 0.0
+    with steps(network, x, autocast) as step:
+        while True:
+            step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if not begun:  # the first pass finds memory and algorithms
+                begun = time.perf_counter()
+                continue
+            done += photos
+            if time.perf_counter() - begun > (SECONDS if seconds is None else seconds):
+                return done / (time.perf_counter() - begun)
+
+
+@contextlib.contextmanager
+def steps(network: Trainable, x: Tensor, autocast: Autocast) -> Iterator[Callable[[], None]]:
+    """What is called for all turns of a step on x [V B, ...], forward and backward. What they leave behind in the
+    network's buffers is undone."""
+    module = network.module
+    learner, device = module.method, next(module.parameters()).device
+    x, photos = x.to(device), len(x) // learner.views
+    targets = (
+        torch.arange(photos, device=device) // 4
+    ) % network.classes  # some of one class, some of others
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+    def step() -> None:
+        for turn in range(learner.turns):
+            with autocast():
+                loss = module(x, targets, turn=turn, progress=0.0)["loss"]
+            loss.backward()
+            module.zero_grad(set_to_none=True)
+
+    module.train()
+    network.freeze_statistics()
+    try:
+        yield step
+    finally:
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                buffer.copy_(before[name])
+
+
+def compile_step(network: Trainable, x: Tensor, autocast: Autocast = contextlib.nullcontext) -> str:
+    """From now on steps are compiled (`torch.compile`), in place, and the first one, on x [V B, ...], is done; where
+    that fails, the network stays as it was, and a line says why."""
+    network.module.compile()
+    try:
+        with steps(network, x, autocast) as step:
+            step()
+    except Exception as error:  # whatever the compiler raises
+        as_it_was(network.module)
+        network.module.zero_grad(set_to_none=True)
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"the steps are not compiled: {why}"
+    return ""
+
+
+def as_it_was(module: nn.Module) -> None:
+    """The module's calls are no longer compiled."""
+    module._compiled_call_impl = None

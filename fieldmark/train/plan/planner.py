@@ -1,0 +1,288 @@
+"""From the number of photos, measured speed and the budget to a plan."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import torch
+
+from fieldmark.data.sampler import Sampler
+from fieldmark.runtime.errors import UsageError
+from fieldmark.train.bundle.finish import KNOWN
+from fieldmark.train.loop.watch import Watch
+from fieldmark.train.network import Network
+from fieldmark.train.plan import measure
+from fieldmark.train.plan.measure import Autocast, Gauge, Place, Speed
+from fieldmark.train.plan.plan import Phase, Plan, deadline
+from fieldmark.train.plan.stretch import Stretch, ease, round32, smaller, split
+from fieldmark.train.recipe import Recipe
+
+#: Where networks are cut, as shares of the multiplications that lie before the cut: for maps that are kept, and
+#: for training on new views.
+KEPT, FRESH = 0.65, 0.35
+#: Where the budget allows fewer epochs of new views than this, maps are kept.
+FEWEST_FRESH = 6.0
+#: Fewer epochs than this change nothing for the better: the instant model is the answer.
+FEWEST = 1.5
+#: Where nothing else may be given instead: any at all.
+ANY = 0.05
+#: Views that are kept at most, and the share of the time that making them may take.
+MOST_VIEWS, MAKING = 8, 0.3
+#: Share of the training that kept maps have where new views come after them.
+FIRST = 0.25
+#: New layers learn alone at first: share of the time, views that are kept for it, epochs where epochs were asked
+#: for, and at most; maps are worth keeping where this share of the multiplications lies before the cut.
+HEADS, HEADS_VIEWS, HEADS_EPOCHS, HEADS_MOST, HEADS_WORTH = 0.1, 2, 4, 12, 0.2
+#: Photos a step on a CPU and on a GPU: large enough to be quick, small enough for many steps. On a GPU, within a
+#: budget, the quickest of some is found, with so many steps an epoch at least.
+BATCH, BATCH_GPU, BATCHES, FEWEST_STEPS = 32, 64, (32, 64, 128, 256), 16
+#: Seconds of training below which compiling is not tried.
+LONG = 300.0
+#: Looks at the held-out photos in a phase, and seconds between checkpoints.
+LOOKS, SAVE_SECONDS = 8, 20.0
+#: Augmented views that the head is warmed up with, and the share of the time that this may take.
+WARM_VIEWS, WARMING = 2, 0.1
+#: Views are this much smaller than the photos that are answered later: cropping makes things look larger in them,
+#: and a network is best at the apparent size that it learned (Touvron et al., FixRes, NeurIPS 2019).
+SMALLER = 0.7
+
+
+class Planner:
+    """rate: photos a second that the finished model will look at; gpu: is there one? world: processes; device:
+    where steps are measured (none: where the network is); autocast: of the steps."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        watch: Watch,
+        rate: float,
+        *,
+        gpu: bool,
+        workers: int | None,
+        world: int = 1,
+        device: torch.device | None = None,
+        autocast: Autocast = contextlib.nullcontext,
+    ):
+        self.recipe, self.seed, self.watch, self.rate = recipe, seed, watch, rate
+        self.fewest = FEWEST if recipe.floor else ANY
+        self.gpu, self.world = gpu, world
+        self.batch = recipe.batch or (BATCH_GPU if gpu else BATCH)
+        self.gauge = Gauge(self.batch, workers, world, device if gpu else None, autocast)
+        self.size, self.sides = 0, list[int]()
+        self._places: tuple[Network, list[Place]] | None = None
+
+    def plan(
+        self, network: Network, photos: int, held: int, sampler: Sampler, fresh: bool = False
+    ) -> Plan | None:
+        """None where the budget is too small.
+
+        photos, held: how many train and judge; fresh: are there new layers between backbone and head? Raises
+        UsageError for what this backbone cannot do.
+        """
+        recipe, warm, quick = self.recipe, 0 if fresh else WARM_VIEWS, math.inf
+        if recipe.cut not in (None, "none"):
+            network.check(recipe.cut)
+        network.method.begin(0)  # what does not learn takes no time
+        self.size = self.gauge.size = self._size(network)
+        self.sides = smaller(self.size) if recipe.progressive else []
+        if recipe.progressive and network.method.backbone.fixed:
+            name = network.method.backbone.source.architecture
+            raise UsageError(f"--progressive needs a backbone for any size: {name} takes {network.size} px")
+        compiled, end = recipe.compile == "yes", math.inf
+        if recipe.budget is None:
+            found, why = self._asked(network, photos, fresh)
+        else:
+            end = self.deadline(photos, held)
+            left = end - self.watch.spent
+            quick = self.rate * (network.size / self.size) ** 2  # views are smaller than photos
+            warm = int(min(warm, max(0.0, WARMING * left * quick / photos)))
+            found, why = self._within(network, photos, end - warm * photos / quick, fresh)
+            if found and self._may_compile(found[-1]):
+                compiled, more = self.gauge.compiling(network, found[-1].seconds)
+                why += more
+        if not found:
+            return None
+        if recipe.views == "kept" and not any(one.views for one in found):
+            why += "; no maps can be kept here, so views are new"
+        if recipe.phases == "two" and sum(not one.heads for one in found) < 2:
+            why += "; two phases have no room or time here"
+        if recipe.progressive and any(one.views for one in found):
+            why += "; kept maps have one size"
+        phases, at = [], self.watch.spent + warm * photos / quick
+        for one in (stretches := split(found, network.method.phases)):
+            at += one.seconds
+            last = one is stretches[-1] or end == math.inf
+            phases.append(self._phase(photos, one, 1.0 if last else min(1.0, at / end)))
+        return Plan.of(
+            recipe,
+            seed=self.seed,
+            photos=photos,
+            held_out=held,
+            warm_views=warm,
+            phases=phases,
+            sampler=sampler,
+            compile=compiled,
+            why=why,
+        )
+
+    def deadline(self, photos: int, held: int) -> float:
+        """Seconds from the start by which the last step must be done: photos are then looked at once more."""
+        assert self.recipe.budget is not None
+        return deadline(self.recipe.budget, held + min(KNOWN, photos), self.rate)
+
+    def _size(self, network: Network) -> int:
+        """Side of the views, in pixels."""
+        if self.recipe.train_size is not None:
+            return self.recipe.train_size
+        if network.method.backbone.fixed:
+            return network.size
+        return round32(SMALLER * network.size)
+
+    # -- what is done, one after the other
+
+    def _asked(self, network: Network, photos: int, fresh: bool) -> tuple[list[Stretch], str]:
+        """By epochs."""
+        epochs = float(self.recipe.epochs or 1)
+        why = f"{epochs:g} epoch{'s' * (epochs != 1)}, as asked for"
+        found = [Stretch(self._cut(network, FRESH), 0, epochs)]
+        if self.recipe.views == "kept" and (kept := self._kept(network)):
+            room = self._room(photos, measure.entries(network, kept, self.size))
+            if room >= network.method.views:
+                found = [Stretch(kept, int(max(network.method.views, min(MOST_VIEWS, epochs, room))), epochs)]
+        kept = self._kept(network) if self.recipe.phases == "two" and epochs >= 2 else ""
+        if kept:
+            first = max(1, round(FIRST * epochs))
+            room = self._room(photos, measure.entries(network, kept, self.size))
+            least = network.method.views
+            if room >= least:
+                views = int(max(least, min(MOST_VIEWS, first, room)))
+                found = [Stretch(kept, views, first), found[0]._replace(epochs=epochs - first)]
+        if fresh:
+            cut, views = self._deepest(network, photos)
+            found.insert(0, Stretch(cut, views, HEADS_EPOCHS, heads=True))
+            why += f", after {HEADS_EPOCHS} of the new layers alone"
+        return found, why
+
+    def _within(self, network: Network, photos: int, end: float, fresh: bool) -> tuple[list[Stretch], str]:
+        """By the clock. end: seconds from the start by which all must be done."""
+        left = end - self.watch.spent
+        if left < 10:
+            return [], ""
+        if self.gpu and self.recipe.batch is None:
+            few = [batch for batch in BATCHES if batch <= max(BATCHES[0], photos // FEWEST_STEPS)]
+            self.batch = self.gauge.batch = self.gauge.largest(network, few)
+        first = [self._heads(network, photos, HEADS * left)] if fresh else []
+        found, why = self._main(network, photos, end - sum(one.seconds for one in first))
+        return ([*first, *found], why) if found else ([], "")
+
+    def _heads(self, network: Network, photos: int, seconds: float) -> Stretch:
+        """New layers learn alone."""
+        cut, views = self._deepest(network, photos)
+        speed = self.gauge.speed(network, cut, heads=True)
+        if views * photos / speed.lower > seconds / 2:
+            views = min(views, speed.views)
+        epochs = (seconds - views * photos / speed.lower) * speed.step / photos
+        epochs = min(HEADS_MOST, max(1.0, epochs))
+        return Stretch(
+            cut, views, epochs, speed.seconds(photos, epochs, views), self._batch(photos) / speed.step, True
+        )
+
+    def _main(self, network: Network, photos: int, end: float) -> tuple[list[Stretch], str]:
+        """Kept maps for short budgets, new views where there is time for enough of them; or one, then the other."""
+        kept, two = self._kept(network), self.recipe.phases == "two"
+        quick = self.gauge.speed(network, kept) if kept else Speed(math.inf, math.inf)
+        reached = two or quick.seconds(photos, FEWEST_FRESH) < end - self.watch.spent
+        if reached and not (kept and self.recipe.views == "kept"):
+            cut = self._cut(network, FRESH)
+            slow = self.gauge.speed(network, cut)
+            left = end - self.watch.spent
+            an_epoch = slow.seconds(photos, 1) * ease(self.sides, self.size)
+            a_step = self._batch(photos) * slow.seconds(1, 1)
+            epochs = left / an_epoch
+            if kept and self.recipe.phases != "one":
+                first = self._maps(photos, kept, quick, FIRST * left)
+                rest = (left - first.seconds) / an_epoch if first else 0.0
+                if first and rest >= (self.fewest if two else FEWEST_FRESH):
+                    why = f"{first.views} views a photo are kept as maps at first; {rest:.1f} epochs of new ones follow"
+                    return [first, Stretch(cut, 0, rest, left - first.seconds, a_step)], why
+            if epochs >= (FEWEST_FRESH if kept else self.fewest):
+                why = f"{epochs:.1f} epochs of new views fit into the budget"
+                return [Stretch(cut, 0, epochs, left, a_step)], why
+        only = self._maps(photos, kept, quick, end - self.watch.spent) if kept else None
+        if only is None:
+            return [], ""
+        return [only], f"too short for new views every epoch: {only.views} views a photo are kept as maps"
+
+    def _may_compile(self, last: Stretch) -> bool:
+        """Is it worth a trial? Growing views would be compiled one size after the other."""
+        asked = self.gpu and self.recipe.compile == "auto"
+        return asked and last.seconds > LONG and not (last.cut or self.sides)
+
+    def _maps(self, photos: int, cut: str, speed: Speed, seconds: float) -> Stretch | None:
+        """Maps are kept and learned from; None where there is no room or time for it."""
+        room = self._room(photos, speed.entries)
+        views = int(max(speed.views, min(MOST_VIEWS, room, MAKING * seconds * speed.lower / photos)))
+        epochs = (seconds - views * photos / speed.lower) * speed.step / photos
+        if epochs < self.fewest or room < speed.views:
+            return None
+        return Stretch(cut, views, epochs, seconds, self._batch(photos) / speed.step)
+
+    # -- where and with what
+
+    def _cut(self, network: Network, most: float) -> str:
+        """The last place in the network with at most this share of its multiplications before it."""
+        if self.recipe.cut is not None:
+            return "" if self.recipe.cut == "none" else self.recipe.cut
+        if self.gpu:
+            return ""
+        good = [place.name for place in self._cuts(network) if place.share <= most]
+        return good[-1] if good else ""
+
+    def _kept(self, network: Network) -> str:
+        """Where maps are kept; "": nowhere."""
+        no = network.pixels or self.gpu or self.recipe.cut is not None or self.recipe.views == "new"
+        return "" if no else self._cut(network, KEPT)
+
+    def _deepest(self, network: Network, photos: int) -> tuple[str, int]:
+        """The cut behind which new layers learn alone, and how many views are kept there ("" and 0: none)."""
+        if network.pixels or self.gpu or not (places := self._cuts(network)):
+            return "", 0
+        name, share = places[-1]
+        least, room = network.method.views, self._room(photos, measure.entries(network, name, self.size))
+        if room < least or share < HEADS_WORTH:
+            return "", 0
+        return name, int(max(least, min(HEADS_VIEWS, room)))
+
+    def _cuts(self, network: Network) -> list[Place]:
+        if self._places is None or self._places[0] is not network:
+            self._places = network, measure.places(network)
+        return self._places[1]
+
+    def _room(self, photos: int, entries: int) -> float:
+        """Views of all photos for which there is room on the disk."""
+        return self.recipe.cache_gb * 1e9 / (photos * max(1, entries) * 2)
+
+    def _batch(self, photos: int) -> int:
+        return max(1, min(self.batch, photos) // self.world) * self.world
+
+    def _phase(self, photos: int, one: Stretch, until: float) -> Phase:
+        batch = self._batch(photos)
+        an_epoch = max(1, photos // batch)
+        steps = max(1, round(one.epochs * an_epoch))
+        return Phase(
+            cut=one.cut,
+            heads=one.heads,
+            views=one.views,
+            size=self.size,
+            rising=one.rising(self.sides),
+            steps=steps,
+            batch=batch,
+            lr=self.recipe.lr,
+            head_lr=self.recipe.head_lr,
+            own=one.own,
+            judge_every=steps if one.heads else max(1, -(-steps // LOOKS)),
+            save_every=max(1, round(SAVE_SECONDS / one.a_step)) if one.a_step else an_epoch,
+            until=until,
+        )

@@ -1,0 +1,1 @@
+"""Fine-tuning, from the instant model on: its material, its phases, the run, and cross-validation."""

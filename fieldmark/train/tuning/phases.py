@@ -1,0 +1,120 @@
+"""From one phase of a plan to the next: what a phase is fed with, and what is kept of the ones before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from fieldmark.data.loader import Photos
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.runtime.preprocess import Preprocess
+from fieldmark.train.loop import checkpoint
+from fieldmark.train.loop.best import Best, Score
+from fieldmark.train.loop.checkpoint import Checkpoint
+from fieldmark.train.loop.feeds import CachedFeed, Feed, Lower
+from fieldmark.train.loop.loop import Outcome
+from fieldmark.train.network import Network
+from fieldmark.train.plan.plan import Plan
+
+
+def feed_of(
+    network: Network,
+    plan: Plan,
+    number: int,
+    train: Photos,
+    held: Photos,
+    preprocess: Preprocess,
+    *,
+    folder: Path,
+    workers: int | None,
+    accelerator: Accelerator,
+    progress: Callable[[int, int], None],
+) -> Feed:
+    """What phase ``number`` is fed with; the network is cut or frozen as the phase has it.
+
+    folder: of kept maps; progress: told (done, total) while they are made.
+    """
+    phase, views = plan.phases[number], network.method.views
+    common: dict[str, Any] = {
+        "size": phase.size,
+        "sides": lambda epoch: phase.side(epoch // views),
+        "seed": plan.seed,
+        "workers": workers,
+        "device": accelerator.device,
+    }
+    if phase.heads:
+        network.freeze()
+    if phase.cut and network.pixels:
+        network.freeze(phase.cut)
+    elif phase.cut:
+        below = network.open(phase.cut)
+        lowers = {side: Lower(below, side, workers) for side in {*phase.sides(), preprocess.size}}
+        common |= {"lower": lowers[phase.size], "lower_held": lowers[preprocess.size], "lowers": lowers}
+    if not phase.views:
+        return Feed(train, held, preprocess, plan.augment, **common)
+    file = folder / plan.maps(number)
+    feed = CachedFeed(train, held, preprocess, plan.augment, views=phase.views, file=file, **common)
+    feed.build(
+        progress,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        wait=accelerator.wait_for_everyone,
+    )
+    return feed
+
+
+def drop_maps(folder: Path, plan: Plan, number: int) -> None:
+    """Remove the maps that no phase from ``number`` on learns from."""
+    needed = {plan.maps(later) for later in range(number, len(plan.phases)) if plan.phases[later].views}
+    for file in folder.glob("maps-*"):
+        if f"{file.name.partition('.')[0]}.f16" not in needed:
+            file.unlink()
+
+
+def newest(folder: Path) -> tuple[int, Checkpoint | None]:
+    """The phase that a killed run was in, and its newest checkpoint."""
+    numbered = sorted((int(path.name.removeprefix("phase-")), path) for path in folder.glob("phase-*"))
+    for _, path in reversed(numbered):
+        if (saved := checkpoint.newest(path)) is not None:
+            return int(saved.state["phase"]), saved
+    return 0, None
+
+
+def keep_end(folder: Path, number: int, network: Network, outcome: Outcome) -> None:
+    """Write down what phase ``number`` ended with. The checkpoints of later ones hold only what learns then."""
+    told = {
+        "score": outcome.best.score,
+        "rows": outcome.best.rows,
+        "photos": outcome.photos,
+        "seconds": outcome.seconds,
+        "stopped": outcome.stopped,
+    }
+    weights = {name: value.clone() for name, value in network.module.state_dict().items()}
+    checkpoint.write(folder / f"after-{number + 1}", number + 1, weights, told)
+
+
+def go_on(folder: Path, number: int, network: Network) -> list[Outcome]:
+    """The network as the phase before ``number`` left it; returns how the earlier ones ended.
+
+    Raises FieldmarkError where that cannot be read.
+    """
+    found = [checkpoint.newest(folder / f"after-{earlier + 1}") for earlier in range(number)]
+    ends = [one for one in found if one is not None]
+    if len(ends) < number:
+        raise FieldmarkError(
+            f"what the phases before left in {folder} cannot be read: start again with --overwrite"
+        )
+    if ends:
+        network.module.load_state_dict(ends[-1].tensors)
+    return [
+        Outcome(
+            Best(Score(*one.state["score"]), rows=list(one.state["rows"])),
+            int(one.state["photos"]),
+            float(one.state["seconds"]),
+            str(one.state["stopped"]),
+        )
+        for one in ends
+    ]

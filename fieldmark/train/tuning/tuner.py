@@ -1,0 +1,302 @@
+"""One fine-tuning run: from the instant model to the best one that the time allows.
+
+Some photos are held out. The instant model of the others is the measure: what the plan's phases end with is
+taken unless it answers fewer of the held-out photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from fieldmark import methods
+from fieldmark.data.boxes import Boxes
+from fieldmark.data.loader import Photos
+from fieldmark.methods.task import Task
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train import imbalance, loggers
+from fieldmark.train.bundle.finish import finished
+from fieldmark.train.heads.head import fit_head
+from fieldmark.train.heads.warm import descriptors_of_views, warm_head
+from fieldmark.train.instant import Instant, Looked
+from fieldmark.train.loop.best import Score
+from fieldmark.train.loop.checkpoint import Checkpoint
+from fieldmark.train.loop.loop import Loop, Outcome
+from fieldmark.train.loop.telling import Teller
+from fieldmark.train.loop.watch import Watch
+from fieldmark.train.network import Network
+from fieldmark.train.plan.measure import as_it_was, compile_step, slower
+from fieldmark.train.plan.plan import PLAN, Plan
+from fieldmark.train.plan.planner import Planner
+from fieldmark.train.recipe import Recipe
+from fieldmark.train.trained import Trained
+from fieldmark.train.tuning import start
+from fieldmark.train.tuning.coarse import Coarse, Ranks
+from fieldmark.train.tuning.material import Material
+from fieldmark.train.tuning.phases import drop_maps, feed_of, go_on, keep_end, newest
+
+#: Photos a second that a finished model is taken to look at, where all of them were in the cache.
+USUAL_RATE = 50.0
+
+
+class Finetune:
+    """One fine-tuning run.
+
+    folder: of its plan, checkpoints and kept maps; progress: as `Instant` has it; ranks: of the classes; boxes: path ->
+    the things' boxes as shares of the photo's sides, where known; coarse: photos without a class, for methods that use
+    ranks.
+    """
+
+    def __init__(
+        self,
+        instant: Instant,
+        recipe: Recipe,
+        folder: Path,
+        watch: Watch,
+        progress: Callable[..., None],
+        accelerator: Accelerator,
+        logger: loggers.Logger = loggers.NOTHING,
+        ranks: Ranks | None = None,
+        boxes: Mapping[str, Boxes] | None = None,
+        coarse: Coarse | None = None,
+    ):
+        self.ranks, self.boxes, self.card = ranks or {}, boxes, methods.card(instant.settings.method)
+        self.coarse = coarse or Coarse()
+        #: The method whose frozen descriptor it begins with; none where it has layers that know nothing yet.
+        self.frozen = None if recipe.settings else methods.frozen(self.card.name)
+        if not methods.get(self.card.name).judged:
+            recipe = recipe.model_copy(update={"floor": False})
+        self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
+        self.settings, self.report, self.tell = instant.settings, progress, Teller(progress, logger)
+        self.accelerator = accelerator
+        self.rate = instant.computed / instant.seconds["describe"] if instant.computed > 100 else USUAL_RATE
+        self.planner = Planner(
+            recipe,
+            self.settings.seed,
+            watch,
+            self.rate,
+            gpu=accelerator.device.type != "cpu",
+            workers=self.settings.workers,
+            world=accelerator.num_processes,
+            device=accelerator.device,
+            autocast=accelerator.autocast,
+        )
+        #: The step of the checkpoint that it went on from.
+        self.resumed_at: int | None = None
+
+    def fit(self, looked: Looked, held: np.ndarray) -> Trained:
+        """held: [N] bool, the photos that are kept out of the weights."""
+        if not held.any():
+            return self._instant(looked, "too few photos for any to judge fine-tuning")
+        coarse = self.coarse.taught(looked.classes, self.ranks, looked.groups[held])
+        material = Material.of(looked, held, self.boxes, coarse)
+        part, y_held = material.part, material.y_held
+        space, choice, _ = self.instant.select(part)
+        ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
+        measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
+        network, uneven = self._network(material)
+        self.planner.rate = self.rate / slower(network)
+        asked = self.recipe.key(self.card.name, self.settings.seed)
+        if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
+            fresh = self.frozen is None
+            made = self.planner.plan(network, len(material.y), len(y_held), uneven.sampler, fresh)
+            if made is not None:
+                made.model_copy(update={"data": material.key, "asked": asked}).write(self.folder)
+        self.accelerator.wait_for_everyone()
+        if not (self.folder / PLAN).exists():
+            return self._instant(looked, "the budget is too small for fine-tuning", measure)
+        plan = Plan.read(self.folder)
+        if plan.data != material.key:
+            raise FieldmarkError(
+                f"the run in {self.folder.parent} was begun with other photos, labels, backbone or size: "
+                "give those, or start again with --overwrite"
+            )
+        if plan.asked != asked:
+            raise FieldmarkError(
+                f"the run in {self.folder.parent} was begun with another method or other flags: "
+                "give those, or start again with --overwrite"
+            )
+        number, saved = newest(self.folder)
+        if self.recipe.budget is not None:
+            self.watch.deadline = self.planner.deadline(len(part.y), len(y_held))
+        for line in filter(None, (plan.why, *plan.describe(), uneven.why, coarse.why)):
+            self.tell("note", line)
+        try:
+            if saved is None:
+                self._warm_up(network, plan, part, material.train)
+            else:
+                self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
+                self.tell("note", f"resumed at step {saved.step}, by the plan that it was begun with")
+            floor = measure.accuracy if self.recipe.floor else 0.0
+            outcomes = self._phases(network, plan, number, saved, material, floor)
+        except KeyboardInterrupt:  # the loop catches its own
+            return self._instant(looked, "interrupted before the first step", measure)
+        reached = outcomes[-1].best.score
+        assert reached is not None
+        if self.recipe.floor and reached.accuracy < measure.accuracy:
+            why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%})"
+            trained = self._instant(looked, why, measure)
+        else:
+            method = network.finish()
+            method.tta = self.recipe.tta
+            name = self.settings.method
+            trained = finished(method, looked, held, name, self.settings, self.folder, self.report)
+            if not self.card.instant or self.recipe.settings:
+                trained.network = {
+                    "task": method.task.to_dict(),
+                    "settings": method.options.model_dump(mode="json"),
+                    "tta": method.tta,
+                    "selects": method.selects,
+                }
+            trained.computed, trained.skipped = self.instant.computed, self.instant.skipped + coarse.left
+            trained.coarse = dict(zip(coarse.photos.paths, coarse.photos.content, strict=True))
+            trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
+            trained.warnings += self.instant.warnings
+        seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
+        trained.curve = [row for outcome in outcomes for row in outcome.best.rows]
+        trained.chosen |= {
+            "held_out": len(y_held),
+            "coarse": len(trained.coarse),
+            "held_out_top1": reached.accuracy,
+            "held_out_top1_instant": measure.accuracy,
+            "held_out_nll": reached.nll,
+            "held_out_nll_instant": measure.nll,
+            "epochs": round(seen / len(material.y), 3),
+            "photos_per_second": round(seen / max(seconds, 1e-9), 2),
+            "stopped": outcomes[-1].stopped,
+            "resumed_at_step": self.resumed_at,
+            "plan": plan.model_dump(mode="json"),
+            "imbalance": uneven.why,
+        }
+        return trained
+
+    def _phases(
+        self,
+        network: Network,
+        plan: Plan,
+        number: int,
+        saved: Checkpoint | None,
+        material: Material,
+        floor: float,
+    ) -> list[Outcome]:
+        """Train phase after phase, from ``number`` on, where ``saved`` says how far it came. floor: of `Loop`.
+
+        Interrupted between two of them, it ends with what the one before ended with.
+        """
+        outcomes, deadline = go_on(self.folder, number, network), self.watch.deadline
+        for phase in range(number, len(plan.phases)):
+            if deadline is not None:
+                self.watch.deadline = deadline * plan.phases[phase].until
+            try:
+                outcomes.append(self._phase(network, plan, phase, saved, material, floor))
+            except KeyboardInterrupt:
+                if phase == 0:
+                    raise
+                network.close()
+                outcomes = go_on(self.folder, phase, network)
+                outcomes[-1] = outcomes[-1]._replace(stopped="interrupted")
+            saved = None
+            if phase + 1 == len(plan.phases) or outcomes[-1].stopped == "interrupted":
+                break
+            assert self.tell.loop is not None
+            if deadline is not None and self.tell.loop.agreed(self.watch.spent >= deadline):
+                break
+            if self.accelerator.is_main_process:
+                keep_end(self.folder, phase, network, outcomes[-1])
+        return outcomes
+
+    def _phase(
+        self,
+        network: Network,
+        plan: Plan,
+        number: int,
+        saved: Checkpoint | None,
+        material: Material,
+        floor: float,
+    ) -> Outcome:
+        """Train one phase, and leave the network whole, with the best weights."""
+        if self.accelerator.is_main_process:
+            drop_maps(self.folder, plan, number)
+        feed = feed_of(
+            network,
+            plan,
+            number,
+            material.train,
+            material.judges,
+            material.looked.graph.preprocess,
+            folder=self.folder,
+            workers=self.settings.workers,
+            accelerator=self.accelerator,
+            progress=lambda done, total: self.report("making maps", done, total),
+        )
+        self.tell.loop = loop = Loop(
+            network,
+            feed,
+            material.y,
+            material.y_held,
+            plan,
+            number,
+            self.watch,
+            self.folder / f"phase-{number + 1}",
+            self.tell,
+            self.accelerator,
+            floor,
+        )
+        if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
+            self.tell("note", why)
+        outcome = loop.run(saved)
+        feed.close()
+        as_it_was(network.module)
+        network.module.cpu()
+        network.close()
+        return outcome
+
+    def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
+        """A head to start with, from the descriptors of instant mode and of some augmented views."""
+        if self.frozen is None:  # its first phase trains all new layers
+            return
+        z = [part.z] if self.frozen == part.graph.method else []
+        if plan.warm_views:
+            size, what = plan.phases[0].size, "warming up the head"
+            graph = self.instant.graph(size, [size], self.frozen)
+            z.extend(
+                descriptors_of_views(
+                    graph,
+                    photos,
+                    plan.augment,
+                    plan.warm_views,
+                    seed=plan.seed,
+                    workers=self.settings.workers,
+                    progress=lambda done, total: self.report(what, done, total),
+                )
+            )
+        if z:
+            warm_head(network.method.head, z, part.y, network.criterion, plan.seed)
+
+    def _network(self, material: Material) -> tuple[Network, imbalance.Imbalance]:
+        """The network, whole, and how it answers to uneven classes."""
+        recipe, looked = self.recipe, material.looked
+        uneven = imbalance.named(recipe.imbalance, material.counts)
+        uneven = imbalance.with_pairs(uneven, recipe.loss, self.card.sampler)
+        network = start.network(
+            self.settings.method,
+            looked.graph,
+            Task.of(looked.classes, self.ranks),
+            recipe,
+            uneven,
+            material.counts,
+            seed=self.settings.seed,
+            depthwise=self.planner.gpu if recipe.depthwise is None else recipe.depthwise,
+        )
+        return network, uneven
+
+    def _instant(self, looked: Looked, why: str, measure: Score | None = None) -> Trained:
+        """The instant model of all photos. measure: of the one without the held-out photos."""
+        trained = self.instant.learn(looked)
+        right = "" if measure is None else f" ({measure.accuracy:.1%} of held-out photos)"
+        trained.warnings.append(f"{why}: this is the instant model{right}")
+        return trained

@@ -1,0 +1,438 @@
+"""The loop: the same bits whether killed or not, wrong losses and full memory, budgets, and when it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fieldmark.data.augment import Augment
+from fieldmark.data.sampler import epoch_order
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train.loop import checkpoint
+from fieldmark.train.loop import loop as loops
+from fieldmark.train.loop import watch as watches
+from fieldmark.train.loop.averages import learned, soup
+from fieldmark.train.loop.best import Score
+from fieldmark.train.loop.watch import Watch
+
+Make = Callable[..., Any]
+
+
+class Killed(BaseException):
+    """What no code catches."""
+
+
+def killed_at(step: int) -> Callable[..., None]:
+    """A ``tell`` that ends the process, as far as a test can, after so many steps."""
+
+    def tell(kind: str, *values: Any) -> None:
+        if kind == "step" and values[0] == step:
+            raise Killed
+
+    return tell
+
+
+def rows(best: Any) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in best.rows]
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "fresh views": {},
+    "kept maps": {"cut": True, "views": 2},
+    "a cut, fresh views, mixed": {"cut": True, "augment": Augment(mixup=0.5, cutmix=0.5)},
+    "sgd, balanced, a loss of the embedding": {
+        "optimizer": "sgd",
+        "sampler": "balanced",
+        "layer_decay": 0.8,
+        "net": {"loss": "cross_entropy+0.1*center", "rank": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [1, 5, 8])
+def test_killed_and_resumed_gives_the_same_bits(
+    loop: Make, cut: SimpleNamespace, tmp_path: Path, kind: str, step: int
+) -> None:
+    options = dict(KINDS[kind])
+    if options.pop("cut", False):
+        options["cut"] = cut.name
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = loop(tmp_path / "a", **options)
+    ended = whole.run()
+    with pytest.raises(Killed):
+        loop(tmp_path / "b", tell=killed_at(step), **options).run()
+    saved = checkpoint.newest(tmp_path / "b" / "phase-1")
+    assert step - 3 <= saved.step < step, "at most one interval is done again"
+    other = loop(tmp_path / "b", **options)
+    again = other.run(saved)
+    assert again.best.score == ended.best.score and rows(again.best) == rows(ended.best)
+    assert again.photos == ended.photos == 72 and again.stopped == ended.stopped == "done"
+    for mine, theirs in (
+        (learned(whole.module), learned(other.module)),
+        (whole.average.state, other.average.state),
+        (ended.best.state, again.best.state),
+    ):
+        assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    files = [tmp_path / one / "phase-1/step-00000009/tensors.safetensors" for one in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes(), "weights, moments, averages, the best, the soup"
+
+
+def test_killed_twice_and_a_damaged_checkpoint(loop: Make, tmp_path: Path) -> None:
+    for one in "ab":
+        (tmp_path / one).mkdir()
+    loop(tmp_path / "a").run()
+    folder = tmp_path / "b" / "phase-1"
+    for step in (4, 7):
+        with pytest.raises(Killed):
+            loop(tmp_path / "b", tell=killed_at(step)).run(checkpoint.newest(folder))
+    (folder / "step-00000006" / "tensors.safetensors").write_bytes(b"half")
+    saved = checkpoint.newest(folder)
+    assert saved.step == 3
+    loop(tmp_path / "b").run(saved)
+    files = [tmp_path / one / "phase-1/step-00000009/tensors.safetensors" for one in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_last_checkpoint_of_a_phase_ends_alike(loop: Make, tmp_path: Path) -> None:
+    ended = loop(tmp_path).run()
+    saved = checkpoint.newest(tmp_path / "phase-1")
+    assert saved.step == 9
+    again = loop(tmp_path).run(saved)
+    assert again.stopped == "done" and rows(again.best) == rows(ended.best)
+    assert all(torch.equal(again.best.state[name], value) for name, value in ended.best.state.items())
+
+
+def test_one_step_by_hand(loop: Make, some: SimpleNamespace, tmp_path: Path) -> None:
+    """The loop's first step is a plain step of PyTorch on the views of the first batch."""
+    # Without decay the average is the weights.
+    mine, hand = loop(tmp_path, steps=1, clip=0.5, average=0.0), loop(tmp_path / "other", steps=1)
+    mine.run()
+    order = epoch_order(some.labels, 0, 3)[:8]
+    (x,) = hand.feed.train.batches([(order, 0)])
+    torch.manual_seed(0)
+    hand.module(x, torch.from_numpy(some.labels[order]))["loss"].backward()
+    torch.nn.utils.clip_grad_norm_(hand.module.parameters(), 0.5)
+    for group in hand.stepper.optimizer.param_groups:
+        group["lr"] = group["peak"] * 0.01
+    hand.stepper.optimizer.step()
+    saved = mine.average.state
+    for name, value in learned(hand.module).items():
+        torch.testing.assert_close(saved[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_batches_follow_the_orders_of_their_epochs(loop: Make, some: SimpleNamespace, tmp_path: Path) -> None:
+    one = loop(tmp_path, sampler="balanced")
+    orders = one.batches.orders(4)
+    for step in range(4, 11):
+        own, epoch = next(orders)
+        assert epoch == step // 3
+        expected = epoch_order(some.labels, epoch, 3, "balanced").reshape(3, 8)[step % 3]
+        assert np.array_equal(own, expected)
+
+
+def test_it_learns_and_leaves_the_best_weights(loop: Make, tmp_path: Path) -> None:
+    told: list[tuple[Any, ...]] = []
+    one = loop(tmp_path, tell=lambda *what: told.append(what), steps=30, judge_every=5, average=0.5)
+    ended = one.run()
+    assert ended.best.rows[0]["step"] == 0 and ended.best.rows[-1]["step"] == 30
+    assert [row["step"] for row in ended.best.rows] == [0, 5, 10, 15, 20, 25, 30], "each judged once"
+    assert (
+        ended.best.rows[-1]["train_loss"] < 0.8 * math.log(4) and ended.best.rows[-1]["train_accuracy"] > 0.5
+    )
+    assert {"phase", "epoch", "lr", "held_out_accuracy", "held_out_loss"} <= ended.best.rows[3].keys()
+    assert ended.best.rows[3]["epoch"] == 5.0 and ended.best.rows[0]["lr"] == 0.0
+    assert Score.of(one.logits(), one.held) == ended.best.score, (
+        "the network has the weights that were scored"
+    )
+    assert [what[1] for what in told if what[0] == "step"] == list(range(1, 31))
+    assert [what[1]["step"] for what in told if what[0] == "curve"] == [0, 5, 10, 15, 20, 25, 30]
+    assert one.module.training is True and ended.seconds > 0
+
+
+@pytest.mark.parametrize("steps", [2, 6])
+@pytest.mark.parametrize("judged", [True, False])
+def test_the_last_weights_are_kept_where_answers_do_not_judge_them(
+    loop: Make, tmp_path: Path, judged: bool, steps: int
+) -> None:
+    """As of a detector: though all photos were answered before the first step, and none later."""
+    one = loop(tmp_path, steps=steps, judge_every=2, average=0.5)
+    one.learner.judged = judged
+    scores = [Score(1.0, 0.0)]
+    one._score = lambda: scores.pop() if scores else Score(0.0, 9.0)
+    best = one.run().best
+    expected = best.start if judged else soup(best.recent)
+    assert best.state.keys() == expected.keys()
+    assert all(torch.equal(best.state[name], expected[name]) for name in expected)
+    assert any(not torch.equal(best.start[name], best.recent[-1][name]) for name in expected)
+
+
+def test_judging_changes_nothing(loop: Make, tmp_path: Path) -> None:
+    often = loop(tmp_path / "a", judge_every=1)
+    seldom = loop(tmp_path / "b", judge_every=9)
+    often.run(), seldom.run()
+    saved = [checkpoint.newest(tmp_path / one / "phase-1").tensors for one in "ab"]
+    names = [name for name in saved[0] if name.startswith(("now.", "average.", "optimizer."))]
+    assert names and all(torch.equal(saved[0][name], saved[1][name]) for name in names)
+
+
+# -- losses that are no numbers
+
+
+def broken(one: Any, at: set[int]) -> None:
+    """Make the losses of some steps (from 0) no number."""
+    real = one.stepper.shared
+
+    def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+        losses = real(x, y)
+        return {name: value * math.nan for name, value in losses.items()} if one.step in at else losses
+
+    one.stepper.shared = shared
+
+
+def test_a_loss_that_is_no_number_names_its_photos(loop: Make, some: SimpleNamespace, tmp_path: Path) -> None:
+    one = loop(tmp_path)
+    broken(one, {4})
+    photo = some.train[epoch_order(some.labels, 1, 3)[8]]
+    with pytest.raises(FieldmarkError) as caught:
+        one.run()
+    text = str(caught.value)
+    assert "not a number at step 5" in text and photo in text and "--on-nan skip" in text and "\n" not in text
+    assert checkpoint.newest(tmp_path / "phase-1").step == 3, "what was there before stays"
+
+
+def test_or_it_is_skipped(loop: Make, tmp_path: Path) -> None:
+    told: list[tuple[Any, ...]] = []
+    one = loop(tmp_path, tell=lambda *what: told.append(what), on_nan="skip")
+    before: dict[str, torch.Tensor] = {}
+    broken(one, {0, 4})
+    ended = one.run()
+    notes = [what[1] for what in told if what[0] == "note"]
+    assert len(notes) == 2 and "step 1 " in notes[0] and notes[1].endswith("this step is skipped")
+    assert ended.stopped == "done" and one.step == 9 and not before
+    assert all(tensor.isfinite().all() for tensor in ended.best.state.values())
+    assert math.isfinite(ended.best.rows[-1]["train_loss"])
+
+
+# -- time
+
+
+def test_waiting_for_photos_is_counted(loop: Make, tmp_path: Path) -> None:
+    one = loop(tmp_path)
+    real = one.feed.batches
+
+    def slow(steps: Any) -> Any:
+        for images in real(steps):
+            time.sleep(0.05)
+            yield images
+
+    one.feed.batches = slow
+    ended = one.run()
+    assert 9 * 0.05 < one.batches.waited < ended.seconds
+
+
+def test_large_checkpoints_are_far_apart(loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(loops.checkpoint, "write", lambda folder, step, *_: written.append(step))
+    loop(tmp_path).run()
+    assert written == [0, 3, 6, 9]
+    written.clear()
+    monkeypatch.setattr(loops, "QUICK", -1.0)
+    monkeypatch.setattr(loops, "APART", 1e9)
+    loop(tmp_path).run()
+    assert written == [0], "the next one is due in a long time"
+
+
+# -- memory
+
+
+def short_of_memory(one: Any, most: int, error: BaseException) -> list[int]:
+    seen: list[int] = []
+    real = one.stepper.shared
+
+    def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+        seen.append(len(x))
+        if len(x) > most:
+            raise error
+        return real(x, y)
+
+    one.stepper.shared = shared
+    return seen
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_out_of_memory_halves_the_batch_and_steps_are_the_same(
+    loop: Make, tmp_path: Path, error: BaseException
+) -> None:
+    whole, told = loop(tmp_path / "a", steps=3), []
+    whole.run()
+    one = loop(tmp_path / "b", tell=lambda *what: told.append(what), steps=3)
+    seen = short_of_memory(one, 3, error)
+    one.run()
+    assert seen[:7] == [8, 4, 2, 2, 2, 2, 2] and [what[1] for what in told if what[0] == "note"] == [
+        "out of memory: gradients are now gathered 4 photos at a time",
+        "out of memory: gradients are now gathered 2 photos at a time",
+    ]
+    saved = [checkpoint.newest(tmp_path / name / "phase-1") for name in "ab"]
+    assert saved[1].state["micro"] == 2, "a resumed run does not try again"
+    for name, value in saved[0].tensors.items():
+        if name.startswith("optimizer.") and name.endswith("exp_avg"):
+            torch.testing.assert_close(saved[1].tensors[name], value, rtol=1e-2, atol=1e-4)
+    assert saved[0].state["running"]["loss"] == pytest.approx(saved[1].state["running"]["loss"], rel=1e-2)
+
+
+def test_not_even_one_photo(loop: Make, tmp_path: Path) -> None:
+    one = loop(tmp_path)
+    short_of_memory(one, 0, MemoryError())
+    with pytest.raises(FieldmarkError, match="not enough memory for one photo at a time"):
+        one.run()
+
+
+@pytest.mark.parametrize("why", ["shapes do not fit", "CUDA error: an illegal memory access was encountered"])
+def test_other_errors_are_not_taken_for_memory(loop: Make, tmp_path: Path, why: str) -> None:
+    one = loop(tmp_path)
+    short_of_memory(one, 0, RuntimeError(why))
+    with pytest.raises(RuntimeError, match=why):
+        one.run()
+
+
+# -- ends
+
+
+def test_ctrl_c_ends_with_the_best_so_far(loop: Make, tmp_path: Path) -> None:
+    def tell(kind: str, *values: Any) -> None:
+        if kind == "step" and values[0] == 5:
+            raise KeyboardInterrupt
+
+    one = loop(tmp_path, tell=tell)
+    ended = one.run()
+    assert ended.stopped == "interrupted" and ended.photos == 40
+    assert ended.best.rows[-1]["step"] == 5, "the last weights are judged, too"
+    assert Score.of(one.logits(), one.held) == ended.best.score
+
+
+def test_patience(loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.6, 0.6, 0.5, 0.7, *[0.1] * 9])
+    one = loop(tmp_path, judge_every=1, patience=3)
+    monkeypatch.setattr(one, "_score", lambda: Score(next(scores), 1.0))
+    ended = one.run()
+    assert ended.stopped == "no better for a while" and one.step == 7 and ended.best.score.accuracy == 0.7
+
+
+class Clock:
+    """A clock that only training moves: so many seconds a step."""
+
+    def __init__(self, one: Any, seconds: Callable[[int], float]) -> None:
+        self.now, self.rates = 0.0, []
+        real = one.stepper.shared
+
+        def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+            self.rates.append(
+                one.stepper.optimizer.param_groups[0]["lr"] / one.stepper.optimizer.param_groups[0]["peak"]
+            )
+            self.now += seconds(one.step)
+            return real(x, y)
+
+        one.stepper.shared = shared
+
+    def time(self) -> float:
+        return self.now
+
+    perf_counter = time
+
+
+@pytest.mark.parametrize(
+    ("planned", "seconds"),
+    [
+        (30, lambda _: 1.0),
+        (12, lambda _: 1.0),
+        (90, lambda _: 1.0),
+        (30, lambda step: 1.0 if step < 10 else 1.3),
+    ],
+    ids=["right", "planned too few", "planned too many", "the machine slows down"],
+)
+def test_a_budget_is_used_up_and_the_rate_falls_to_zero(
+    loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planned: int, seconds: Callable[[int], float]
+) -> None:
+    watch = Watch(0.0, deadline=30.0)
+    one = loop(tmp_path, watch=watch, steps=planned, judge_every=100, save_every=3)
+    clock = Clock(one, seconds)
+    monkeypatch.setattr(watches, "time", clock)
+    ended = one.run()
+    assert 27 <= clock.now <= 31.3, "used up, and overshot by no more than a step"
+    assert clock.rates[-1] < 0.05, (ended.stopped, clock.rates[-5:])
+    top = clock.rates.index(max(clock.rates))
+    assert top < 8 and clock.rates[top:] == sorted(clock.rates[top:], reverse=True), "it only falls"
+
+
+def test_a_spent_budget_ends_before_the_next_step(
+    loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(0.0, before=31.0, deadline=30.0)
+    one = loop(tmp_path, watch=watch)
+    monkeypatch.setattr(watches, "time", Clock(one, lambda _: 1.0))
+    ended = one.run()
+    assert ended.stopped == "the budget is spent" and ended.photos == 0 and len(ended.best.rows) == 1
+
+
+def test_a_resumed_budget_counts_what_was_spent(
+    loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = loop(tmp_path, tell=killed_at(8), watch=Watch(0.0, deadline=30.0), steps=30)
+    monkeypatch.setattr(watches, "time", Clock(one, lambda _: 1.0))
+    with pytest.raises(Killed):
+        one.run()
+    saved = checkpoint.newest(tmp_path / "phase-1")
+    assert saved.step == 6 and saved.state["spent"] == 6.0
+    watch = Watch(0.0, before=saved.state["spent"], deadline=30.0)
+    other = loop(tmp_path, watch=watch, steps=30)
+    monkeypatch.setattr(watches, "time", Clock(other, lambda _: 1.0))
+    other.run(saved)
+    assert 28 <= other.step <= 31 and 29 <= watch.spent <= 31
+
+
+def test_the_watch() -> None:
+    watch = Watch(time.time() - 5, before=10)
+    assert 15 <= watch.spent < 15.5 and watch.left == math.inf
+    watch.deadline = 20.0
+    assert 4.5 < watch.left <= 5
+
+
+def test_checkpoints_are_json_and_tensors(loop: Make, tmp_path: Path) -> None:
+    loop(tmp_path).run()
+    folder = tmp_path / "phase-1" / "step-00000009"
+    state = json.loads((folder / "state.json").read_text())["state"]
+    assert state["phase"] == 0 and state["total"] == 9 and len(state["best"]["rows"]) == 3
+    assert state["progress"] == pytest.approx(1.0)
+
+
+def test_the_average_begins_with_what_was_prepared(loop: Make, tmp_path: Path) -> None:
+    """A method may change its weights when it has seen the photos: that is what the first look judges."""
+    one = loop(tmp_path, steps=1)
+    name = next(name for name, _ in one.module.named_parameters() if name.endswith("head.bias"))
+    seen: list[int] = []
+
+    def prepare(phase: int, photos: Any) -> None:
+        seen.extend(len(labels) for _, labels in photos())
+        with torch.no_grad():
+            one.module.get_parameter(name).add_(5.0)
+
+    one.learner.prepare = prepare
+    before = one.average.state[name].clone()
+    one.run()
+    assert sum(seen) == len(one.labels)
+    torch.testing.assert_close(one.best.start[name], before + 5, rtol=1e-3, atol=1e-3)
+    assert (one.average.state[name] - before - 5).abs().max() < 1

@@ -1,0 +1,163 @@
+"""What is measured before a plan is made: steps as the loop takes them, and nothing is left of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fieldmark.train.plan import measure
+from fieldmark.train.plan.measure import Gauge, as_it_was, compile_step, entries, places, rate, steps
+
+Make = Callable[..., Any]
+
+
+class Steps(nn.Module):
+    """Notes how it is called."""
+
+    def __init__(self, turns: int = 1, views: int = 1):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.register_buffer("seen", torch.zeros(()))
+        self.method = type("Learner", (), {"turns": turns, "views": views})
+        self.calls: list[Any] = []
+
+    def forward(self, x: torch.Tensor, targets: torch.Tensor, **more: Any) -> dict[str, torch.Tensor]:
+        self.seen += 1
+        self.calls.append((len(x), targets.tolist(), more))
+        return {"loss": self.weight * x.mean()}
+
+
+class Fake:
+    def __init__(self, module: nn.Module, classes: int = 3):
+        self.module, self.classes, self.frozen = module, classes, 0
+
+    def freeze_statistics(self) -> None:
+        self.frozen += 1
+
+
+def test_steps_are_those_of_the_method() -> None:
+    """All turns, with V views of each photo, and photos of one class beside those of others."""
+    module = Steps(turns=2, views=3)
+    network = Fake(module)
+    with steps(network, torch.rand(27, 3, 4, 4), contextlib.nullcontext) as step:
+        step()
+    assert [(count, more["turn"]) for count, _, more in module.calls] == [(27, 0), (27, 1)]
+    assert module.calls[0][1] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert module.weight.grad is None and float(module.seen) == 0 and network.frozen == 1 and module.training
+
+
+def test_photos_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Steps(turns=2, views=3)
+    ticks = iter([10.0, 11.0, 12.0, 14.0, 14.0])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(ticks))
+    assert rate(Fake(module), torch.rand(27, 3, 4, 4), 3.5) == pytest.approx(27 / 4)
+    assert len(module.calls) == 2 * 4, "the first pass does not count"
+
+
+def test_steps_run_in_the_precision_of_training() -> None:
+    entered = []
+
+    @contextlib.contextmanager
+    def autocast() -> Iterator[None]:
+        entered.append(1)
+        yield
+
+    with steps(Fake(Steps(turns=2)), torch.rand(4, 3, 4, 4), autocast) as step:
+        step()
+    assert len(entered) == 2
+
+
+def test_places_and_entries(network: Make) -> None:
+    net = network()
+    found = places(net)
+    assert [place.name for place in found] == net.usable()
+    parts = [place.share for place in found]
+    assert parts == sorted(parts) and 0 < parts[0] <= parts[-1] <= 1
+    for place in found:
+        for size in (32, 64):
+            expected = net.open(place.name)(torch.zeros(1, 3, size, size)).numel()
+            net.close()
+            assert entries(net, place.name, size) == expected
+
+
+@pytest.mark.parametrize(("passes", "expected"), [(0, 1.0), (1, 1.0), (3, 3.0)])
+def test_an_answer_costs_as_many_passes_as_the_method_takes(
+    passes: int, expected: float, network: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, clock = network(), [0.0]
+
+    def tick(*_: Any) -> None:
+        clock[0] += 1.0
+
+    net.method.backbone.register_forward_hook(tick)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(net.method, "describe", lambda x: [net.method.backbone(x) for _ in range(passes)])
+    net.module.train()
+    assert measure.slower(net) == expected and net.module.training
+
+
+def test_views_count_in_the_speed(network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, seen = network(), []
+    monkeypatch.setattr(type(net.method), "views", 3)
+    monkeypatch.setattr(measure, "rate", lambda _, x, *__: seen.append(tuple(x.shape)) or 7.0)
+    gauge = Gauge(4, 1, world=2)
+    gauge.size = 32
+    cut = net.usable()[1]
+    speed = gauge.speed(net, cut)
+    assert (
+        speed.views == 3
+        and speed.step == 14.0
+        and seen == [(12, *net.open(cut)(torch.zeros(1, 3, 32, 32)).shape[1:])]
+    )
+
+
+def test_methods_that_look_at_photos_are_frozen_below_the_cut(
+    network: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, learning = network(pixels=True), []
+
+    def count(one: Any, x: torch.Tensor, *_: Any) -> float:
+        assert x.shape == (4, 3, 32, 32)
+        learning.append(sum(p.requires_grad for p in one.method.backbone.parameters()))
+        return 1.0
+
+    monkeypatch.setattr(measure, "rate", count)
+    gauge = Gauge(4, 1)
+    gauge.size = 32
+    for cut, heads in (("", False), (net.links[1].name, False), ("", True)):
+        assert gauge.speed(net, cut, heads).lower == float("inf")
+    assert learning[0] > learning[1] > learning[2] == 0
+    assert sum(p.requires_grad for p in net.method.backbone.parameters()) == learning[0], "all learn again"
+
+
+def test_compiled_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, compiled = Steps(), []
+    names = list(module.state_dict())
+
+    def compile_(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        return lambda *a, **k: compiled.append(1) or function(*a, **k)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    x = torch.rand(8, 3, 4, 4)
+    assert compile_step(Fake(module), x) == "" and compiled and list(module.state_dict()) == names
+    module(x, torch.zeros(8))
+    assert len(compiled) == 2
+    as_it_was(module)
+    module(x, torch.zeros(8))
+    assert len(compiled) == 2
+
+
+def test_compiling_that_fails_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no compiler here\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    module = Steps()
+    x = torch.rand(8, 3, 4, 4)
+    assert compile_step(Fake(module), x) == "the steps are not compiled: no compiler here"
+    assert module(x, torch.zeros(8))["loss"] > 0, "it runs as it is"
