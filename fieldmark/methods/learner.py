@@ -22,7 +22,8 @@ class Learner(nn.Module):
     selects: does it choose places of a photo by their rank, or by a threshold? Rounding may then turn a close choice;
     judged: do the answers to held-out photos say how good its weights are? Where they tell half of it, as of a
     detector, the last weights are kept, and no instant model stands in for it;
-    projection: what it makes of a descriptor is the embedding.
+    fitted: may its head begin with what fits the descriptors that new layers give before they learn? Not where each of
+    its weights has a meaning. projection: what it makes of a descriptor is the embedding.
     """
 
     turns: ClassVar[int] = 1
@@ -30,6 +31,7 @@ class Learner(nn.Module):
     phases: ClassVar[tuple[float, ...]] = (1.0,)
     selects: ClassVar[bool] = False
     judged: ClassVar[bool] = True
+    fitted: ClassVar[bool] = True
     head: nn.Module
     projection: nn.Module
 

@@ -69,6 +69,8 @@ class PIPNet(Method):
     here a normalised 1x1 convolution makes them of any backbone's.
     """
 
+    fitted = False
+
     class Options(base.Options):
         prototypes: int = Field(
             256, ge=2, le=4096, description="how many (paper: the backbone's 768 channels)"

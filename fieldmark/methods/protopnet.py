@@ -41,6 +41,7 @@ class ProtoPNet(Method):
     """
 
     phases = (0.75, 0.25)
+    fitted = False
 
     class Options(base.Options):
         each: int = Field(10, ge=1, le=100, description="prototypes of a class")

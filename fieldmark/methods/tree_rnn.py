@@ -43,6 +43,7 @@ class TreeRNN(base.Method):
     """
 
     Options = Options
+    fitted = False
 
     def build(self, backbone: Backbone) -> None:
         ranks = [groups for _, groups in self.task.ranks]

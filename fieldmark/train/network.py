@@ -17,6 +17,7 @@ from fieldmark.nn.chain import TOLERANCE, Call, Cut, Fold, chain, fold, unfold
 from fieldmark.nn.pooling import FixedReduction
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.heads.head import Head
+from fieldmark.train.heads.warm import last_of
 
 
 class Network:
@@ -31,7 +32,7 @@ class Network:
 
     def __init__(self, method: Method, criterion: Criterion, depthwise: bool = True, *, pixels: bool = False):
         self.method, self.criterion, self.pixels = method.eval(), criterion, pixels
-        self.head = last_layer(method)
+        self.head = last_of(method.head)
         self.classes, self.size = self.head.out_features, method.backbone.size
         self._cut: Cut | None = None
         model = method.backbone.model.to(memory_format=torch.channels_last)
@@ -210,20 +211,13 @@ def fix(module: FixedReduction) -> None:
     module.register_buffer("basis", basis)
 
 
-def last_layer(method: Learner) -> nn.Linear:
-    """The layer that gives the logits."""
-    last = method.head[-1] if isinstance(method.head, nn.Sequential) else method.head
-    assert isinstance(last, nn.Linear)
-    return last
-
-
 def read_head(method: Learner, embedding: Head, temperature: float) -> Head:
     """The method's logits, and the embedding of another head, as arrays."""
 
     def array(value: Any) -> np.ndarray:
         return value.detach().cpu().numpy()
 
-    last, first = last_layer(method), None
+    last, first = last_of(method.head), None
     if isinstance(method.head, nn.Sequential):
         first = method.head[0]
         assert isinstance(first, nn.Linear)

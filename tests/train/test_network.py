@@ -15,7 +15,8 @@ from fieldmark.nn.pooling import FixedReduction
 from fieldmark.nn.weights import resolve
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.heads.head import Head
-from fieldmark.train.network import fix, free, last_layer, read_head
+from fieldmark.train.heads.warm import last_of
+from fieldmark.train.network import fix, free, read_head
 
 Make = Callable[..., Any]
 KINDS = ("test_efficientnet", "test_resnet", "test_byobnet", "test_convnext")
@@ -205,4 +206,4 @@ def test_the_head_as_arrays(network: Make, rank: int | None) -> None:
     )
     assert head.temperature == 2.5 and head.embedding is other.embedding and head.offset is other.offset
     assert (head.down is None) == (rank is None)
-    assert last_layer(net.method).out_features == 4
+    assert last_of(net.method.head).out_features == 4

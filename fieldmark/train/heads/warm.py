@@ -1,5 +1,9 @@
 """A soft head to start fine-tuning from: logistic regression on descriptors of photos and of views of them.
 
+The descriptors are those of the frozen method, or, where new layers lie before the descriptor, what these make of the
+photos while they are still random: random features tell much apart, and what learns from then on has a gradient that
+says something.
+
 The ridge head of instant mode tells its own photos apart by tiny differences: networks that start from it are
 torn by its large weights. And behind a head that is sure of all its photos features hardly move: it is made softer
 (as Ren et al. advise where features must change: "How to prepare your task head for finetuning", ICLR 2023).
@@ -17,6 +21,8 @@ from fieldmark.data.augment import Augment
 from fieldmark.data.loader import Loader, Photos
 from fieldmark.losses.combine import Criterion
 from fieldmark.methods.descriptor import OUTPUT, DescriptorGraph
+from fieldmark.methods.learner import Learner
+from fieldmark.methods.learner import Photos as Views
 from fieldmark.runtime.engine import compile_graph
 from fieldmark.runtime.machine import cores
 from fieldmark.runtime.stream import ordered_map
@@ -68,7 +74,7 @@ def warm_head(
     the logits count, those of the embedding wait for training.
     """
     torch.manual_seed(seed)
-    last = head[-1] if isinstance(head, nn.Sequential) else head
+    last = last_of(head)
     for parameter in last.parameters():
         nn.init.zeros_(parameter)
     optimizer = torch.optim.AdamW(head.parameters(), LR, weight_decay=WEIGHT_DECAY, fused=True)
@@ -91,3 +97,30 @@ def warm_head(
         for parameter in last.parameters():
             parameter.mul_(SOFT)
     optimizer.zero_grad()  # else the first step of training would add this gradient to its own
+
+
+def warm_new(learner: Learner, views: Views, criterion: Criterion, seed: int) -> None:
+    """Train the head, in place, on what the method's new layers make of the views before they learn.
+
+    Their batch norms take, and remember, the statistics of the views, as in training.
+    """
+    modes = [(one, one.training) for one in learner.modules()]
+    for one, _ in modes:
+        one.training &= isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d)
+    with torch.no_grad():
+        seen = [(learner.describe(x).float().cpu(), labels.cpu()) for x, labels in views()]
+    z, labels = (torch.cat(some).numpy() for some in zip(*seen, strict=True))
+    known = labels < last_of(learner.head).out_features
+    device = next(learner.head.parameters()).device
+    warm_head(learner.head.cpu(), [z[known]], labels[known], criterion.cpu(), seed)
+    learner.head.to(device)
+    criterion.to(device)
+    for one, training in modes:
+        one.training = training
+
+
+def last_of(head: nn.Module) -> nn.Linear:
+    """The layer of a head that gives the logits."""
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    assert isinstance(last, nn.Linear)
+    return last

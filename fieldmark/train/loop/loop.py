@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from fieldmark.data.augment.mix import mix
+from fieldmark.train.heads.warm import warm_new
 from fieldmark.train.loop import checkpoint
 from fieldmark.train.loop.averages import Average, State, between, copied, instead, learned, put
 from fieldmark.train.loop.batches import Batches
@@ -108,9 +109,11 @@ class Loop:
             self._restore(resumed)
         else:
             self.learner.prepare(self.phase.own, self._photos)
-            self.average = Average(self.module, self.plan.average)  # of what it is now
             self.module.train()
             self.network.freeze_statistics()
+            if self.phase.heads and self.learner.fitted:
+                warm_new(self.learner, self._photos, self.module.criterion, self.plan.seed)
+            self.average = Average(self.module, self.plan.average)  # of what it is now
             self.best.start = copied(learned(self.module))
             self._judge()
             self._save()

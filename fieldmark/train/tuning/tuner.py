@@ -24,20 +24,19 @@ from fieldmark.train.heads.head import fit_head
 from fieldmark.train.heads.warm import descriptors_of_views, warm_head
 from fieldmark.train.instant import Instant, Looked
 from fieldmark.train.loop.best import Score
-from fieldmark.train.loop.checkpoint import Checkpoint
-from fieldmark.train.loop.loop import Loop, Outcome
 from fieldmark.train.loop.telling import Teller
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
-from fieldmark.train.plan.measure import as_it_was, compile_step, slower
+from fieldmark.train.plan.measure import slower
 from fieldmark.train.plan.plan import PLAN, Plan
 from fieldmark.train.plan.planner import Planner
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained
 from fieldmark.train.tuning import start
 from fieldmark.train.tuning.coarse import Coarse, Ranks
+from fieldmark.train.tuning.course import Course
 from fieldmark.train.tuning.material import Material
-from fieldmark.train.tuning.phases import drop_maps, feed_of, go_on, keep_end, newest
+from fieldmark.train.tuning.phases import newest
 
 #: Photos a second that a finished model is taken to look at, where all of them were in the cache.
 USUAL_RATE = 50.0
@@ -131,8 +130,18 @@ class Finetune:
             else:
                 self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
                 self.tell("note", f"resumed at step {saved.step}, by the plan that it was begun with")
-            floor = measure.accuracy if self.recipe.floor else 0.0
-            outcomes = self._phases(network, plan, number, saved, material, floor)
+            course = Course(
+                network,
+                plan,
+                material,
+                self.folder,
+                self.watch,
+                self.tell,
+                self.accelerator,
+                floor=measure.accuracy if self.recipe.floor else 0.0,
+                workers=self.settings.workers,
+            )
+            outcomes = course.run(number, saved)
         except KeyboardInterrupt:  # the loop catches its own
             return self._instant(looked, "interrupted before the first step", measure)
         reached = outcomes[-1].best.score
@@ -173,87 +182,6 @@ class Finetune:
             "imbalance": uneven.why,
         }
         return trained
-
-    def _phases(
-        self,
-        network: Network,
-        plan: Plan,
-        number: int,
-        saved: Checkpoint | None,
-        material: Material,
-        floor: float,
-    ) -> list[Outcome]:
-        """Train phase after phase, from ``number`` on, where ``saved`` says how far it came. floor: of `Loop`.
-
-        Interrupted between two of them, it ends with what the one before ended with.
-        """
-        outcomes, deadline = go_on(self.folder, number, network), self.watch.deadline
-        for phase in range(number, len(plan.phases)):
-            if deadline is not None:
-                self.watch.deadline = deadline * plan.phases[phase].until
-            try:
-                outcomes.append(self._phase(network, plan, phase, saved, material, floor))
-            except KeyboardInterrupt:
-                if phase == 0:
-                    raise
-                network.close()
-                outcomes = go_on(self.folder, phase, network)
-                outcomes[-1] = outcomes[-1]._replace(stopped="interrupted")
-            saved = None
-            if phase + 1 == len(plan.phases) or outcomes[-1].stopped == "interrupted":
-                break
-            assert self.tell.loop is not None
-            if deadline is not None and self.tell.loop.agreed(self.watch.spent >= deadline):
-                break
-            if self.accelerator.is_main_process:
-                keep_end(self.folder, phase, network, outcomes[-1])
-        return outcomes
-
-    def _phase(
-        self,
-        network: Network,
-        plan: Plan,
-        number: int,
-        saved: Checkpoint | None,
-        material: Material,
-        floor: float,
-    ) -> Outcome:
-        """Train one phase, and leave the network whole, with the best weights."""
-        if self.accelerator.is_main_process:
-            drop_maps(self.folder, plan, number)
-        feed = feed_of(
-            network,
-            plan,
-            number,
-            material.train,
-            material.judges,
-            material.looked.graph.preprocess,
-            folder=self.folder,
-            workers=self.settings.workers,
-            accelerator=self.accelerator,
-            progress=lambda done, total: self.report("making maps", done, total),
-        )
-        self.tell.loop = loop = Loop(
-            network,
-            feed,
-            material.y,
-            material.y_held,
-            plan,
-            number,
-            self.watch,
-            self.folder / f"phase-{number + 1}",
-            self.tell,
-            self.accelerator,
-            floor,
-        )
-        if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
-            self.tell("note", why)
-        outcome = loop.run(saved)
-        feed.close()
-        as_it_was(network.module)
-        network.module.cpu()
-        network.close()
-        return outcome
 
     def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
         """A head to start with, from the descriptors of instant mode and of some augmented views."""

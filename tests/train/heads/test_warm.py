@@ -16,7 +16,7 @@ from fieldmark.data.loader import Loader, Photos
 from fieldmark.losses.combine import build
 from fieldmark.methods.descriptor import descriptor_graph
 from fieldmark.train.heads import warm
-from fieldmark.train.heads.warm import FIRST_EPOCH, descriptors_of_views, warm_head
+from fieldmark.train.heads.warm import FIRST_EPOCH, descriptors_of_views, warm_head, warm_new
 
 
 def clouds(n: int = 200, d: int = 6, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -108,3 +108,41 @@ def test_losses_of_the_embedding_wait() -> None:
         heads.append(nn.Linear(4, 3))
         warm_head(heads[-1], [z], y, build(spec, classes=3, embedding=4), 0)
     torch.testing.assert_close(heads[0].weight, heads[1].weight)
+
+
+class New(nn.Module):
+    """A method whose layers are new: a map through batch norm and dropout, behind a frozen backbone."""
+
+    def __init__(self, classes: int = 3):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8))
+        self.local = nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.5))
+        self.head = nn.Linear(16, classes)
+
+    def describe(self, x: torch.Tensor) -> torch.Tensor:
+        return self.local(self.backbone(x)).mean((2, 3))
+
+
+def test_new_layers_begin_with_a_head_that_fits_them() -> None:
+    """Photos of a coarser group only have no logit; batch norms of new layers learn statistics, frozen ones do not;
+    the head is that of what is seen without dropout."""
+    z, y = clouds(300)
+    x = torch.from_numpy(z.astype(np.float32))[:, :, None, None].expand(-1, -1, 4, 4).contiguous()
+    labels = torch.from_numpy(np.append(y, np.full(20, 5)))
+    x = torch.cat([x, torch.randn(20, 6, 4, 4, generator=torch.Generator().manual_seed(1)) * 9])
+    torch.manual_seed(0)
+    learner: Any = New().train()
+    learner.backbone.eval()
+    kept = [value.clone() for value in learner.backbone.state_dict().values()]
+    local = [value.clone() for value in learner.local.parameters()]
+    criterion = build("cross_entropy", classes=3, embedding=4)
+    warm_new(learner, lambda: zip(x.split(40), labels.split(40), strict=True), criterion, 0)
+    assert learner.training and not learner.backbone[1].training, "as it was"
+    assert all(map(torch.equal, kept, learner.backbone.state_dict().values()))
+    assert all(map(torch.equal, local, learner.local.parameters())), "only the head learns"
+    assert learner.local[1].running_mean.abs().max() > 0, "statistics of the photos"
+    learner.eval()
+    with torch.no_grad():
+        right = learner.head(learner.describe(x[:300])).argmax(1) == labels[:300]
+    assert right.float().mean() > 0.8
+    assert all(parameter.grad is None for parameter in learner.parameters())

@@ -207,7 +207,7 @@ def test_growing_views_end_to_end(look: Make, tmp_path: Path) -> None:
 
 
 def test_each_phase_ends_in_time(look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fieldmark.train.tuning import tuner
+    from fieldmark.train.tuning import course, tuner
 
     seen, deadlines = look(12), []
 
@@ -225,7 +225,7 @@ def test_each_phase_ends_in_time(look: Make, tmp_path: Path, monkeypatch: pytest
         )
 
     real = tuner.Planner.plan
-    monkeypatch.setattr(tuner.Loop, "run", note)
+    monkeypatch.setattr(course.Loop, "run", note)
     monkeypatch.setattr(tuner.Planner, "deadline", lambda *_: 1e12)
     monkeypatch.setattr(tuner.Planner, "plan", plan)
     with pytest.raises(Killed):
@@ -236,7 +236,7 @@ def test_each_phase_ends_in_time(look: Make, tmp_path: Path, monkeypatch: pytest
 def test_steps_are_compiled_phase_by_phase(
     look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fieldmark.train.tuning import tuner
+    from fieldmark.train.tuning import course
 
     told, tried = [], []
 
@@ -244,7 +244,7 @@ def test_steps_are_compiled_phase_by_phase(
         tried.append(tuple(x.shape[1:]))
         return "the steps are not compiled: no compiler"
 
-    monkeypatch.setattr(tuner, "compile_step", fails)
+    monkeypatch.setattr(course, "compile_step", fails)
     trained = run(look(12), tmp_path, lambda *at: told.append(at), compile="yes", epochs=2)
     assert len(tried) == 2 and tried[0] != tried[1], "maps, then whatever comes behind the lower cut"
     assert ("", 0, None, "the steps are not compiled: no compiler") in told

@@ -113,7 +113,7 @@ def test_the_instant_model_is_the_measure(
     monkeypatch.setattr(tuner.Score, "of", classmethod(lambda *_: measure))
     reached = Score(0.4, 0.1) if worse else Score(0.5, 3.0)
     best = Best(reached, rows=[{"step": 1}])
-    monkeypatch.setattr(Finetune, "_phases", lambda *_: [Outcome(best, 84, 2.0, "done")])
+    monkeypatch.setattr(tuner.Course, "run", lambda *_: [Outcome(best, 84, 2.0, "done")])
     trained = fit(seen, tmp_path)
     assert made == ([] if worse else [1])
     told = trained.chosen
@@ -154,11 +154,11 @@ def test_ctrl_c_gives_a_good_model(look: Make, tmp_path: Path) -> None:
 def test_ctrl_c_between_two_phases_keeps_what_was_learned(
     look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fieldmark.train.tuning import tuner
+    from fieldmark.train.tuning import course
     from fieldmark.train.tuning.phases import newest
 
     made: list[int] = []
-    feed_of, seen = tuner.feed_of, look(12)
+    feed_of, seen = course.feed_of, look(12)
 
     def feed(network: Any, plan: Plan, number: int, *rest: Any, **more: Any) -> Any:
         feed = feed_of(network, plan, number, *rest, **more)
@@ -167,7 +167,7 @@ def test_ctrl_c_between_two_phases_keeps_what_was_learned(
             raise KeyboardInterrupt
         return feed
 
-    monkeypatch.setattr(tuner, "feed_of", feed)
+    monkeypatch.setattr(course, "feed_of", feed)
     trained = fit(seen, tmp_path, phases="two", epochs=4, floor=False)
     assert made == [0, 1] and trained.chosen["stopped"] == "interrupted" and trained.mode == "finetune"
     assert {row["phase"] for row in trained.curve} == {0}
