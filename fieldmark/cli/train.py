@@ -190,6 +190,7 @@ def train(
     The run folder then holds model/ (all that predict needs), report.html, split.csv, skipped.csv and
     run.json. Photos without a given split are divided 70/10/20; look-alike files stay on one side.
     """
+    said: dict[str, Any] = dict(locals())  # every flag, by the name that `Recognizer` knows it by
     if out is None:
         out = Path("runs") / (Path(source).resolve().stem or "run")
     if processes.main():
@@ -200,73 +201,14 @@ def train(
         screen.note(f"{out} is finished already")
         _tell(screen, out, summary)
         return
-    settings: dict[str, Any] = {
-        "mode": mode,
-        "budget": budget,
-        "epochs": epochs,
-        "imbalance": imbalance,
-        "train_size": train_size,
-        "cut": cut,
-        "views": views,
-        "phases": phases,
-        "progressive": progressive,
-        "compile": compile,
-        "batch": batch,
-        "lr": lr,
-        "head_lr": head_lr,
-        "optimizer": optimizer,
-        "weight_decay": weight_decay,
-        "layer_decay": layer_decay,
-        "average": average,
-        "patience": patience,
-        "amp": amp,
-        "on_nan": on_nan,
-        "cache_gb": cache_gb,
-        "log": log or None,
-        "flip": flip,
-        "crop_scale": crop_scale,
-        "rotate": rotate,
-        "color": color,
-        "blur": blur,
-        "erase": erase,
-        "policy": policy,
-        "mixup": mixup,
-        "cutmix": cutmix,
-        "recipe": recipe,
-        "stages": stages,
-        "activation": activation,
-        "pooling": pooling,
-        "batch_norm": batch_norm,
-        "head": head,
-        "cell": cell,
-        "hidden": hidden,
-        "dropout": dropout,
-        "shift": shift,
-        "search": search or None,
-        "method": method,
-        "backbone": backbone,
-        "size": size or None,
-        "resize": resize,
-        "color_space": color_space,
-        "loss": loss,
-        "label_smoothing": label_smoothing,
-        "folds": folds,
-        "seed": seed,
-        "engine": engine,
-        "precision": precision,
-        "workers": workers,
-        "offline": offline,
-        "cache": cache,
-        "settings": settings_of(set_),
-        "tta": tta,
-        "floor": floor,
-        "report": report,
-    }
+    for own in ("screen", "source", "out", "resume", "overwrite"):
+        del said[own]
+    said |= {"settings": settings_of(said.pop("set_")), "search": search or None}
     from fieldmark.recognizer import Recognizer
     from fieldmark.runtime.machine import process_started
 
     with replacing(out, ("run.json", "split.csv"), overwrite), screen.progress() as progress:
-        recognizer = Recognizer(**{name: value for name, value in settings.items() if value is not None})
+        recognizer = Recognizer(**{name: value for name, value in said.items() if value not in (None, [])})
         recognizer.fit(source, out=out, progress=progress, started=process_started())
     if not processes.main():
         return

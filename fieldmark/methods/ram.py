@@ -52,14 +52,19 @@ class Options(base.Options):
         description="what sees a glimpse: the backbone's first stages, or a small network of its own "
         "(auto: the first, where they take windows of this side)",
     )
+    reward: Literal["gain", "end"] = Field(
+        "gain",
+        description="what a choice of place earns: how much surer of the right class the glimpse made the answer, or "
+        "how sure it was in the end (the paper)",
+    )
     context: bool = Field(False, description="begin from the backbone's pooled features, too (Ba et al.)")
 
 
 class Look(NamedTuple):
-    """T glimpses. state: [B, hidden] after the last; places: [B, T, 2] as (x, y) from -1 to 1; log_probability: [B, T]
+    """T glimpses. states: [B, T, hidden] after each; places: [B, T, 2] as (x, y) from -1 to 1; log_probability: [B, T]
     of having chosen them; expected: [B, T], the reward expected before each."""
 
-    state: Tensor
+    states: Tensor
     places: Tensor
     log_probability: Tensor
     expected: Tensor
@@ -71,7 +76,9 @@ class RAM(base.Method):
     The first place is a soft arg-max over the backbone's last map, where the paper begins anywhere: few glimpses find
     little by chance. In training places are drawn around the network's
     choice, and the reward R is the probability that is given to the right class: the mean of the paper's 1 (right) or 0
-    over answers drawn by their probability, and less noisy. In answering the choice itself is taken, so the same photo
+    over answers drawn by their probability, and less noisy. The paper has it after the last glimpse; by default each
+    glimpse has an answer that is trained too, and earns what it added to that probability, so that a choice is judged
+    by what it showed and not by what all others did. In answering the choice itself is taken, so the same photo
     gives the same glimpses. What chooses places and expects rewards reads states and maps but does not change them.
     Without ``context`` the answer rests on the glimpses alone, and of the backbone only the stages that see them learn.
     """
@@ -107,7 +114,7 @@ class RAM(base.Method):
         return [torch.zeros_like(features.embedding[:, :1]).expand(-1, self.options.hidden)]
 
     def describe(self, images: Tensor) -> Tensor:
-        return self.look(images).state
+        return self.look(images).states[:, -1]
 
     def look(self, images: Tensor, draw: bool = False) -> Look:
         """images [B, 3, S, S] -> its glimpses. draw: places by chance, as in training?"""
@@ -116,7 +123,7 @@ class RAM(base.Method):
         (state,) = self.parts(features)
         mean = peak_place(self.first(features.last.detach()).float()).float()
         expected = [self.first_expected(features.embedding.detach())]
-        places, chances = [], []
+        states, places, chances = [], [], []
         for step in range(o.glimpses):
             if step:
                 mean = self.next(state.detach()).float()
@@ -128,9 +135,10 @@ class RAM(base.Method):
             place = drawn.clamp(-1, 1)
             g = (self.what(self.see(glimpse(levels, place, o.side, photo))) + self.where(place)).relu()
             state = (self.new(g) + self.old(state)).relu()
+            states.append(state)
             places.append(place)
         chance = torch.stack(chances, 1) if draw else torch.zeros_like(torch.cat(expected, 1))
-        return Look(state, torch.stack(places, 1), chance, torch.cat(expected, 1))
+        return Look(torch.stack(states, 1), torch.stack(places, 1), chance, torch.cat(expected, 1))
 
     def see(self, windows: Tensor) -> Tensor:
         """Windows of a glimpse [B, K, 3, side, side] -> what is in them [B, ...]."""
@@ -140,14 +148,20 @@ class RAM(base.Method):
         return seen.reshape(-1, self.options.windows * seen.shape[1])
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
-        look = self.look(batch.x, draw=True)
-        losses = self.judge(look.state, batch.targets, criterion)
-        chance = losses["logits"].detach().float().softmax(1)
-        shares = batch.targets if batch.targets.ndim == 2 else one_hot(batch.targets, chance.shape[1])
-        reward = (chance * shares).sum(1)
-        policy, baseline = reinforce(look.log_probability.float(), reward, look.expected.float())
+        look, count = self.look(batch.x, draw=True), len(batch.targets)
+        states = look.states if self.options.reward == "gain" else look.states[:, -1:]
+        losses = self.judge(
+            states.transpose(0, 1).flatten(0, 1), torch.cat([batch.targets] * states.shape[1]), criterion
+        )
+        chance = losses["logits"].detach().float().softmax(1).unflatten(0, (-1, count))  # [T, B, C]
+        shares = batch.targets if batch.targets.ndim == 2 else one_hot(batch.targets, chance.shape[2])
+        sure = (chance * shares).sum(2).T
+        earned = sure.diff(dim=1, prepend=torch.zeros_like(sure[:, :1]))  # in the end: all of it
+        policy, baseline = reinforce(look.log_probability.float(), earned, look.expected.float())
         losses["loss"] = losses["loss"] + POLICY * policy + baseline
-        return {**losses, "policy": policy.detach(), "baseline": baseline.detach(), "reward": reward.mean()}
+        losses["logits"] = losses["logits"][-count:]
+        told = {"policy": policy.detach(), "baseline": baseline.detach(), "reward": sure[:, -1].mean()}
+        return {**losses, **told}
 
     def begin(self, phase: int) -> None:
         """Stages that neither see glimpses nor give context stay as they are."""

@@ -71,10 +71,11 @@ def peak_place(scores: Tensor) -> Tensor:
 def reinforce(log_probability: Tensor, reward: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
     """Two losses: one whose gradient is an estimate of minus that of the expected reward, and the baseline's own.
 
-    log_probability: [B, T] of each choice that was made; reward: [B], after the last; baseline: [B, T], what was
-    expected before each. The first is -mean_B sum_T log p (R - b), b held fixed (Williams, "Simple Statistical
-    Gradient-Following Algorithms", 1992; Mnih et al. 2014, equations 2 and 3): with any b that does not know the
-    choice its gradient is right on average, and a good b makes it less noisy. The second is mean (b - R)^2.
+    log_probability: [B, T] of each choice that was made; reward: [B, T] that each earned, or [B, 1] after the last,
+    for all of them; baseline: [B, T], what was expected before each. The first is -mean_B sum_T log p (R - b), b held
+    fixed (Williams, "Simple Statistical Gradient-Following Algorithms", 1992; Mnih et al. 2014, equations 2 and 3):
+    with any b that does not know the choice its gradient is right on average, and a good b makes it less noisy. The
+    second is mean (b - R)^2.
     """
-    gain = reward[:, None] - baseline
+    gain = reward - baseline
     return -(log_probability * gain.detach()).sum(1).mean(), gain.square().mean()

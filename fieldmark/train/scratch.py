@@ -21,7 +21,7 @@ from fieldmark.nn.weights import Source
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import imbalance, loggers
-from fieldmark.train.bundle.finish import KNOWN, finished
+from fieldmark.train.bundle.finish import finished, known_within
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Looked
 from fieldmark.train.loop import checkpoint
@@ -227,8 +227,9 @@ class Scratch:
         return new_network(options, y, classes, size, uneven, self.recipe, self.settings.seed)
 
     def _deadline(self, photos: int, held: int) -> float:
-        assert self.recipe.budget is not None
-        return deadline(self.recipe.budget, held + min(KNOWN, photos), ANSWERED)
+        budget = self.recipe.budget
+        assert budget is not None
+        return deadline(budget, held + min(known_within(budget, ANSWERED), photos), ANSWERED)
 
     def _finished(
         self, network: ScratchNetwork, plan: ScratchPlan, looked: Looked, held: np.ndarray
@@ -245,7 +246,8 @@ class Scratch:
             settings = replace(settings, engine="auto")
         looked = replace(looked, graph=graph, widths=[plan.options.hidden])
         model = network.finish()
-        trained = finished(model, looked, held, METHOD, settings, self.folder, self.report)
+        known = known_within(self.recipe.budget, ANSWERED)
+        trained = finished(model, looked, held, METHOD, settings, self.folder, self.report, known)
         trained.settings, trained.mode = self.settings, MODE
         return trained
 

@@ -11,41 +11,17 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
+from views import GREY, NONE, but, photo, ramp, rngs
 
 from fieldmark.data.augment import Augment, color
-from fieldmark.data.augment import policy as policies
 from fieldmark.data.augment.geometry import crop_box, view_boxes
 from fieldmark.data.augment.mix import mix
 from fieldmark.data.augment.view import augment, view_rng
 from fieldmark.runtime.preprocess import Preprocess
 
-#: Everything off; tests switch on what they look at.
-NONE = Augment.none()
 EVERYTHING = Augment(rotate=20, policy="trivial", color=0.5, blur=0.5, erase=0.5)
-GREY = (124, 116, 104)  # what Preprocess pads with: 255 times the default mean
-
-
-def but(**changes: object) -> Augment:
-    return Augment(**{**NONE.model_dump(), **changes})
-
-
-def photo(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
-    """Smooth enough that resizing it is no lottery."""
-    rough = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8)
-    return Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def ramp(width: int = 90, height: int = 60) -> Image.Image:
-    """Red says how far right, green how far down, blue is 200."""
-    x = np.broadcast_to(np.linspace(0, 255, width)[None], (height, width))
-    y = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
-    return Image.fromarray(np.rint(np.stack([x, y, np.full_like(x, 200)], 2)).astype(np.uint8))
-
-
-def rngs(count: int) -> list[np.random.Generator]:
-    return [view_rng(0, "photo", epoch) for epoch in range(count)]
 
 
 # -- settings
@@ -293,143 +269,6 @@ def test_erase_makes_a_rectangle_grey():
         shares.append(area[0] * area[1] / 1600)
     assert 120 < len(shares) < 180
     assert 0.01 < min(shares) < 0.05 and 0.28 < max(shares) < 0.36
-
-
-# -- policies
-
-
-@pytest.mark.parametrize("name, theirs", [("trivial", v2.TrivialAugmentWide), ("rand", v2.RandAugment)])
-@pytest.mark.parametrize("side", [224, 331])
-def test_ranges_are_torchvisions(name, theirs, side):
-    ours, space = policies.SPACES[name], theirs._AUGMENTATION_SPACE
-    assert list(ours) == list(space)
-    for operation, (values, signed) in space.items():
-        expected, span = values(policies.BINS, side, side), ours[operation]
-        if expected is None:
-            assert span is None
-        else:
-            assert span is not None and span[1] == signed
-            np.testing.assert_allclose(span[0](side), expected.numpy(), rtol=1e-6)
-
-
-def test_rand_has_torchvisions_number_and_magnitude():
-    theirs = v2.RandAugment()
-    assert (theirs.num_ops, theirs.magnitude) == policies.RAND
-    assert theirs.num_magnitude_bins == v2.TrivialAugmentWide().num_magnitude_bins == policies.BINS
-
-
-@pytest.mark.parametrize("operation", policies.SPACES["trivial"])
-def test_operations_are_torchvisions(operation):
-    """Every step of the magnitude, either sign: the same picture, bit for bit."""
-    reference = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR, fill=list(GREY))
-    image, span = photo(48, 48), policies.SPACES["trivial"][operation]
-    image = image.point(lambda value: 40 + value // 2)  # not of full contrast already
-    magnitudes = [0.0] if span is None else span[0](48)[[0, 7, 20, 30]].tolist()
-    changed = False
-    for magnitude in [*magnitudes, *([-m for m in magnitudes] if span and span[1] else [])]:
-        ours = policies.apply(image, operation, magnitude, GREY)
-        theirs = reference._apply_image_or_video_transform(
-            image, operation, magnitude, InterpolationMode.BILINEAR, reference._fill
-        )
-        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
-        changed |= bool((np.asarray(ours) != np.asarray(image)).any())
-    assert changed == (operation != "Identity")
-
-
-def test_policies_draw_every_operation(monkeypatch):
-    """Each alike often, both signs; one of ``trivial``, two of ``rand``."""
-    drawn: list[tuple[str, float]] = []
-
-    def note(image: Image.Image, name: str, magnitude: float, fill: object) -> Image.Image:
-        drawn.append((name, magnitude))
-        return image
-
-    monkeypatch.setattr(policies, "apply", note)
-    image = photo(31, 31)
-    for rng in rngs(1400):
-        policies.policy(image, "trivial", rng)
-    counts = {name: sum(d[0] == name for d in drawn) for name in policies.SPACES["trivial"]}
-    assert len(drawn) == 1400 and min(counts.values()) > 65 and max(counts.values()) < 140
-    turns = [m for name, m in drawn if name == "Rotate"]
-    assert min(turns) < -120 and max(turns) > 120
-    unsigned = [m for name, m in drawn if name in ("Posterize", "Solarize")]
-    assert min(unsigned) >= 0 and max(unsigned) == 8
-    drawn.clear()
-    for rng in rngs(200):
-        policies.policy(image, "rand", rng)
-    assert len(drawn) == 400
-    assert {round(abs(m), 6) for name, m in drawn if name == "Rotate"} == {9.0}
-
-
-def test_policy_fills_with_grey():
-    shifted = policies.apply(Image.new("RGB", (64, 64)), "TranslateX", 20.0, GREY)
-    assert shifted.getpixel((5, 30)) == GREY and shifted.getpixel((40, 30)) == (0, 0, 0)
-
-
-# -- mixing
-
-
-def batch(count: int = 6, side: int = 12) -> torch.Tensor:
-    """Photo n is n everywhere."""
-    return torch.arange(count, dtype=torch.float32)[:, None, None, None].expand(count, 3, side, side).clone()
-
-
-def test_mixup_by_hand():
-    images, labels = batch(), torch.tensor([0, 1, 2, 3, 0, 1])
-    mixed, soft = mix(images, labels, 4, but(mixup=0.5), seed=1, step=2)
-    onehot = torch.eye(4)[labels]
-    share = float(mixed[1, 0, 0, 0])  # photo 1 beside photo 0: share * 1 + (1 - share) * 0
-    assert 0 < share < 1
-    before = [5, 0, 1, 2, 3, 4]
-    torch.testing.assert_close(mixed, share * images + (1 - share) * images[before])
-    torch.testing.assert_close(soft, share * onehot + (1 - share) * onehot[before])
-
-
-def test_cutmix_by_hand():
-    images, labels = batch(), torch.tensor([0, 1, 2, 3, 0, 1])
-    before = [5, 0, 1, 2, 3, 4]
-    onehot = torch.eye(4)[labels]
-    areas = []
-    for step in range(20):
-        mixed, soft = mix(images, labels, 4, but(cutmix=1.0), seed=0, step=step)
-        cut = mixed[1, 0] == 0
-        areas.append(float(cut.float().mean()))
-        y, x = torch.nonzero(cut, as_tuple=True)
-        if len(y):
-            assert bool(cut[y.min() : y.max() + 1, x.min() : x.max() + 1].all())  # a rectangle
-        torch.testing.assert_close(mixed, torch.where(cut, images[before], images))
-        torch.testing.assert_close(soft, (1 - areas[-1]) * onehot + areas[-1] * onehot[before])
-    assert min(areas) < 0.1 and max(areas) > 0.4
-
-
-def test_mix_is_a_function_of_seed_and_step():
-    images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
-    both = but(mixup=0.4, cutmix=1.0)
-
-    def share(seed: int, step: int) -> float:
-        return float(mix(images, labels, 4, both, seed, step)[1][0, 0])
-
-    assert share(0, 7) == share(0, 7)
-    assert len({share(seed, step) for seed in range(3) for step in range(5)}) > 12
-    kinds = set()
-    for step in range(12):  # of both, each batch gets one
-        mixed, _ = mix(images, labels, 4, both, 0, step)
-        kinds.add(bool((mixed == images).any()))
-    assert kinds == {True, False}
-
-
-def test_mix_off_soft_targets_and_memory_format():
-    images = torch.rand(4, 3, 8, 8).to(memory_format=torch.channels_last)
-    same, soft = mix(images, torch.tensor([1, 0, 1, 2]), 3, NONE, 0, 0)
-    assert same is images and soft.tolist() == torch.eye(3)[[1, 0, 1, 2]].tolist()
-    given = torch.full((4, 3), 1 / 3)
-    for settings in (but(mixup=1.0), but(cutmix=1.0)):
-        mixed, soft = mix(images, given, 3, settings, 0, 0)
-        assert mixed.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(soft, given)
-        torch.testing.assert_close(given, torch.full((4, 3), 1 / 3))
-    with pytest.raises(ValueError, match=r"\[4\] nor \[4, 3\]"):
-        mix(images, torch.zeros(4, 2), 3, NONE, 0, 0)
 
 
 def test_rotate_uses_the_kind_of_interpolation_of_the_photo():

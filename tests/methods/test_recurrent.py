@@ -173,7 +173,7 @@ class TestRAM(TrainedTests):
         method, x = self.other(spread=0.5, glimpses=4), images(3, 64)
         with torch.inference_mode():
             one, two = method.look(x), method.look(x)
-            assert torch.equal(one.places, two.places) and torch.equal(one.state, method.describe(x))
+            assert torch.equal(one.places, two.places) and torch.equal(one.states[:, -1], method.describe(x))
             a, b = method.look(x, draw=True), method.look(x, draw=True)
         assert not torch.equal(a.places, b.places)
         assert a.places.shape == (3, 4, 2) and a.places.abs().max() <= 1
@@ -203,13 +203,30 @@ class TestRAM(TrainedTests):
             reached = {n.split(".")[0] for n, p in method.named_parameters() if p.grad is not None}
             assert reached == names
 
-    def test_its_loss_by_hand(self):
+    def test_a_glimpse_earns_what_it_added(self):
+        """By default every glimpse has an answer, and is judged by how much surer of the right class it made it."""
         method, x, labels = self.other(), images(6, 64), torch.tensor([0, 1, 2, 3, 0, 1])
         torch.manual_seed(3)
         losses = method.training_step(Batch(x, labels), CRITERION)
         torch.manual_seed(3)
         look = method.look(x, draw=True)
-        logits = method.head(look.state)
+        logits = method.head(look.states)
+        sure = logits.softmax(2)[torch.arange(6), :, labels].detach()
+        gain = torch.cat([sure[:, :1], sure[:, 1:] - sure[:, :-1]], 1) - look.expected
+        policy = -(look.log_probability * gain).sum() / 6
+        each = [torch.nn.functional.cross_entropy(one, labels) for one in logits.unbind(1)]
+        torch.testing.assert_close(
+            losses["loss"], sum(each) / len(each) + 0.01 * policy + gain.square().mean()
+        )
+        torch.testing.assert_close(losses["logits"], logits[:, -1])
+
+    def test_its_loss_by_hand(self):
+        method, x, labels = self.other(reward="end"), images(6, 64), torch.tensor([0, 1, 2, 3, 0, 1])
+        torch.manual_seed(3)
+        losses = method.training_step(Batch(x, labels), CRITERION)
+        torch.manual_seed(3)
+        look = method.look(x, draw=True)
+        logits = method.head(look.states[:, -1])
         reward = logits.softmax(1)[torch.arange(6), labels].detach()
         gain = reward[:, None] - look.expected
         policy = -(look.log_probability * gain).sum() / 6

@@ -1,9 +1,5 @@
-"""Lets the tests here import what lies beside their folder (``tiny``, ``hub``, ``method_tests``)."""
-
-import sys
-from pathlib import Path
+"""Tiny networks are quickest on one thread each."""
 
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-torch.set_num_threads(1)  # tiny networks: threads only wait for each other
+torch.set_num_threads(1)

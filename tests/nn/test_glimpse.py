@@ -104,7 +104,7 @@ def test_the_estimate_is_right_on_average():
         for a, b in product(range(3), range(3)):
             chances = torch.stack([first.log_softmax(0)[a], second.log_softmax(1)[a, b]])[None]
             expected = torch.tensor([[level, level + a]], dtype=torch.float64)  # may know the first choice
-            loss, _ = reinforce(chances, reward[a, b][None], expected)
+            loss, _ = reinforce(chances, reward[a, b][None, None], expected)
             for total, gradient in zip(
                 mean, torch.autograd.grad(loss, (first, second), allow_unused=True), strict=True
             ):
@@ -121,7 +121,9 @@ def test_a_baseline_makes_it_less_noisy():
         gradients = []
         for choice in range(2):
             chance = logits.log_softmax(0)[choice].view(1, 1)
-            loss, _ = reinforce(chance, reward[[choice]], torch.full((1, 1), level, dtype=torch.float64))
+            loss, _ = reinforce(
+                chance, reward[[choice], None], torch.full((1, 1), level, dtype=torch.float64)
+            )
             gradients.append(torch.autograd.grad(loss, logits)[0])
         spread[level] = float((gradients[0] - gradients[1]).norm())
     assert spread[0.95] < 0.1 * spread[0.0]
@@ -130,7 +132,7 @@ def test_a_baseline_makes_it_less_noisy():
 def test_the_baseline_learns_the_reward_alone():
     chance = torch.tensor([[-1.0, -2.0]], requires_grad=True)
     expected = torch.tensor([[0.25, 0.5]], requires_grad=True)
-    policy, baseline = reinforce(chance, torch.tensor([1.0]), expected)
+    policy, baseline = reinforce(chance, torch.tensor([[1.0]]), expected)
     assert float(policy) == pytest.approx(0.75 + 2 * 0.5) and float(baseline) == pytest.approx(
         (0.75**2 + 0.5**2) / 2
     )

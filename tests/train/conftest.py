@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
 torch.set_num_threads(1)  # tiny networks: threads only wait for each other
 SIDE = 32
 

@@ -24,8 +24,9 @@ from fieldmark.train.network import read_head
 from fieldmark.train.settings import Settings
 from fieldmark.train.trained import Judged, Known, Trained
 
-#: Photos whose descriptors are kept, for the embedding and for classes that are added later.
-KNOWN = 1500
+#: Photos whose descriptors are kept, for the embedding and for classes that are added later; within a budget not more
+#: than can be looked at in this share of it, or this many.
+KNOWN, KNOWN_TIME, KNOWN_LEAST = 1500, 0.05, 300
 #: Pictures by which a graph is compared with its network: some more where the median counts.
 COMPARED, COMPARED_SELECTING = 3, 5
 
@@ -38,12 +39,13 @@ def finished(
     settings: Settings,
     folder: Path,
     report: Callable[..., None],
+    known: int = KNOWN,
 ) -> Trained:
     """The recogniser. method: `Network.finish`, called ``name``; held: [N] bool, photos that judge it; folder: for
-    its graph."""
+    its graph; known: photos whose descriptors are kept, at most."""
     graph = _graph(method, looked.graph, name, folder)
     learned, judges = np.flatnonzero(~held), np.flatnonzero(held)
-    kept = learned[spread(looked.y[learned], KNOWN, settings.seed)]
+    kept = learned[spread(looked.y[learned], known, settings.seed)]
     rows = np.concatenate([judges, kept])
     describer = Describer(
         graph, engine=settings.engine, precision=settings.precision, workers=settings.workers, cache=False
@@ -71,6 +73,12 @@ def finished(
         engine=describer.engine.name,
         mode="finetune",
     )
+
+
+def known_within(budget: float | None, rate: float) -> int:
+    """How many photos a finished model looks at again, ``rate`` a second, where all has to be done in ``budget``
+    seconds."""
+    return KNOWN if budget is None else min(KNOWN, max(KNOWN_LEAST, int(KNOWN_TIME * budget * rate)))
 
 
 def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) -> DescriptorGraph:

@@ -2,7 +2,7 @@
 
 All chance comes from (seed, step) and (seed, photo, epoch), so a run that was killed and resumed takes the same
 steps as one that was not. Time decides only where a budget was given: then the number of steps that are left is
-estimated anew at every checkpoint, and the rates reach zero with the last of them.
+estimated anew at every look at held-out photos and every checkpoint, and the rates reach zero with the last of them.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Loop:
             self.learner.prepare(self.phase.own, self._photos)
             self.module.train()
             self.network.freeze_statistics()
-            if self.phase.heads and self.learner.fitted:
+            if self.phase.fresh and self.learner.fitted:
                 warm_new(self.learner, self._photos, self.module.criterion, self.plan.seed)
             self.average = Average(self.module, self.plan.average)  # of what it is now
             self.best.start = copied(learned(self.module))
@@ -187,12 +187,13 @@ class Loop:
     def _between(self) -> str:
         """Judge, save, and estimate what is left, where it is time to; a word where it is time to end."""
         self.tell("step", self.step, self.total, self.speed)
-        if self.step % self.phase.judge_every == 0 and self.step < self.total:
+        judges, saves = (self.step % every == 0 for every in (self.phase.judge_every, self.phase.save_every))
+        if judges and self.step < self.total:
             self._judge()
-        if self.step % self.phase.save_every == 0:
+        if judges or saves:
             self._estimate()
-            if self.watch.spent >= self.due:
-                self._save()
+        if saves and self.watch.spent >= self.due:
+            self._save()
         return self._stop()
 
     def _stop(self) -> str:

@@ -42,7 +42,8 @@ class Phase(BaseModel):
     """A stretch of training with one shape.
 
     cut: the module behind which the network learns; what lies before it is frozen, and runs as a compiled graph
-    ("": nothing is frozen). heads: does only learn what lies outside the backbone? views: of each photo, kept as maps
+    ("": nothing is frozen). heads: does only learn what lies outside the backbone? fresh: does the head begin with what
+    fits the descriptors that new layers give at first? views: of each photo, kept as maps
     at the cut (0: new views every epoch). size: side of the views in pixels; rising: (side, epoch) of smaller ones,
     each until this epoch. steps: of the optimiser; batch: photos of all processes together; lr, head_lr: peak rates;
     own: number of the phase among the method's own (`Learner.phases`). judge_every, save_every: steps between looks at
@@ -53,6 +54,7 @@ class Phase(BaseModel):
 
     cut: str = ""
     heads: bool = False
+    fresh: bool = False
     views: int = Field(0, ge=0)
     size: int = Field(ge=8)
     rising: tuple[tuple[int, int], ...] = ()

@@ -9,7 +9,7 @@ import torch
 
 from fieldmark.data.sampler import Sampler
 from fieldmark.runtime.errors import UsageError
-from fieldmark.train.bundle.finish import KNOWN
+from fieldmark.train.bundle.finish import known_within
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
 from fieldmark.train.plan import measure
@@ -31,8 +31,9 @@ ANY = 0.05
 MOST_VIEWS, MAKING = 8, 0.3
 #: Share of the training that kept maps have where new views come after them.
 FIRST = 0.25
-#: New layers learn alone at first: share of the time, views that are kept for it, epochs where epochs were asked
-#: for, and at most; maps are worth keeping where this share of the multiplications lies before the cut.
+#: New layers learn alone at first: share of the time (not at all where it holds no epoch), views that are kept for it,
+#: epochs where epochs were asked for, and at most; maps are worth keeping where this share of the multiplications lies
+#: before the cut.
 HEADS, HEADS_VIEWS, HEADS_EPOCHS, HEADS_MOST, HEADS_WORTH = 0.1, 2, 4, 12, 0.2
 #: Photos a step on a CPU and on a GPU: large enough to be quick, small enough for many steps. On a GPU, within a
 #: budget, the quickest of some is found, with so many steps an epoch at least.
@@ -114,7 +115,8 @@ class Planner:
         for one in (stretches := split(found, network.method.phases)):
             at += one.seconds
             last = one is stretches[-1] or end == math.inf
-            phases.append(self._phase(photos, one, 1.0 if last else min(1.0, at / end)))
+            new = fresh and one is stretches[0]
+            phases.append(self._phase(photos, one, 1.0 if last else min(1.0, at / end), new))
         return Plan.of(
             recipe,
             seed=self.seed,
@@ -129,8 +131,9 @@ class Planner:
 
     def deadline(self, photos: int, held: int) -> float:
         """Seconds from the start by which the last step must be done: photos are then looked at once more."""
-        assert self.recipe.budget is not None
-        return deadline(self.recipe.budget, held + min(KNOWN, photos), self.rate)
+        budget = self.recipe.budget
+        assert budget is not None
+        return deadline(budget, held + min(known_within(budget, self.rate), photos), self.rate)
 
     def _size(self, network: Network) -> int:
         """Side of the views, in pixels."""
@@ -173,21 +176,22 @@ class Planner:
         if self.gpu and self.recipe.batch is None:
             few = [batch for batch in BATCHES if batch <= max(BATCHES[0], photos // FEWEST_STEPS)]
             self.batch = self.gauge.batch = self.gauge.largest(network, few)
-        first = [self._heads(network, photos, HEADS * left)] if fresh else []
+        first = self._heads(network, photos, HEADS * left) if fresh else []
         found, why = self._main(network, photos, end - sum(one.seconds for one in first))
         return ([*first, *found], why) if found else ([], "")
 
-    def _heads(self, network: Network, photos: int, seconds: float) -> Stretch:
-        """New layers learn alone."""
+    def _heads(self, network: Network, photos: int, seconds: float) -> list[Stretch]:
+        """New layers learn alone, if there is time for an epoch."""
         cut, views = self._deepest(network, photos)
         speed = self.gauge.speed(network, cut, heads=True)
         if views * photos / speed.lower > seconds / 2:
             views = min(views, speed.views)
         epochs = (seconds - views * photos / speed.lower) * speed.step / photos
-        epochs = min(HEADS_MOST, max(1.0, epochs))
-        return Stretch(
-            cut, views, epochs, speed.seconds(photos, epochs, views), self._batch(photos) / speed.step, True
-        )
+        if epochs < 1:
+            return []
+        epochs = min(HEADS_MOST, epochs)
+        took, a_step = speed.seconds(photos, epochs, views), self._batch(photos) / speed.step
+        return [Stretch(cut, views, epochs, took, a_step, heads=True)]
 
     def _main(self, network: Network, photos: int, end: float) -> tuple[list[Stretch], str]:
         """Kept maps for short budgets, new views where there is time for enough of them; or one, then the other."""
@@ -267,13 +271,14 @@ class Planner:
     def _batch(self, photos: int) -> int:
         return max(1, min(self.batch, photos) // self.world) * self.world
 
-    def _phase(self, photos: int, one: Stretch, until: float) -> Phase:
+    def _phase(self, photos: int, one: Stretch, until: float, fresh: bool) -> Phase:
         batch = self._batch(photos)
         an_epoch = max(1, photos // batch)
         steps = max(1, round(one.epochs * an_epoch))
         return Phase(
             cut=one.cut,
             heads=one.heads,
+            fresh=fresh,
             views=one.views,
             size=self.size,
             rising=one.rising(self.sides),

@@ -19,7 +19,7 @@ from fieldmark.data.loader import Photos
 from fieldmark.methods.task import Task
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import imbalance, loggers
-from fieldmark.train.bundle.finish import finished
+from fieldmark.train.bundle.finish import finished, known_within
 from fieldmark.train.heads.head import fit_head
 from fieldmark.train.heads.warm import descriptors_of_views, warm_head
 from fieldmark.train.instant import Instant, Looked
@@ -153,7 +153,8 @@ class Finetune:
             method = network.finish()
             method.tta = self.recipe.tta
             name = self.settings.method
-            trained = finished(method, looked, held, name, self.settings, self.folder, self.report)
+            known = known_within(self.recipe.budget, self.planner.rate)
+            trained = finished(method, looked, held, name, self.settings, self.folder, self.report, known)
             if not self.card.instant or self.recipe.settings:
                 trained.network = {
                     "task": method.task.to_dict(),

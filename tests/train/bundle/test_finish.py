@@ -16,7 +16,7 @@ from fieldmark.data.loader import Loader, Photos
 from fieldmark.methods.descriptor import build
 from fieldmark.runtime.decision import fit_temperature
 from fieldmark.train.bundle import finish
-from fieldmark.train.bundle.finish import finished
+from fieldmark.train.bundle.finish import KNOWN, KNOWN_LEAST, finished, known_within
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +29,15 @@ def ended(network: Callable[..., Any], look: Callable[..., Any], tmp_path_factor
     method = net.finish()
     held = np.arange(24) % 6 == 0
     folder = tmp_path_factory.mktemp("finished")
-    before = finish.KNOWN
-    finish.KNOWN = 12
-    try:
-        trained = finished(
-            method, seen.looked, held, "isqrt_cov", seen.instant.settings, folder, lambda *at: told.append(at)
-        )
-    finally:
-        finish.KNOWN = before
+    trained = finished(
+        method, seen.looked, held, "isqrt_cov", seen.instant.settings, folder, lambda *at: told.append(at), 12
+    )
     return SimpleNamespace(**vars(seen), trained=trained, method=method, held=held, folder=folder, told=told)
+
+
+def test_how_many_photos_are_looked_at_again() -> None:
+    assert known_within(None, 1.0) == known_within(600.0, 50.0) == known_within(1e6, 1.0) == KNOWN
+    assert known_within(120.0, 100.0) == 600 and known_within(60.0, 10.0) == KNOWN_LEAST
 
 
 def logits(ended: SimpleNamespace, rows: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import nn
 
 from fieldmark.nn.chain import chain
 from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.train.bundle import finish
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.plan import measure
 from fieldmark.train.plan import plan as plans
@@ -123,7 +124,9 @@ def test_views_are_smaller_than_photos(size: int, expected: int) -> None:
 def test_the_deadline_leaves_time_to_end() -> None:
     one = planner(budget=100.0, rate=50.0)
     assert one.deadline(200, 50) == pytest.approx(98 - plans.WRITING - 250 / 50)
-    assert one.deadline(10**6, 0) == pytest.approx(98 - plans.WRITING - planners.KNOWN / 50)
+    assert one.deadline(10**6, 0) == pytest.approx(98 - plans.WRITING - 300 / 50), "few are looked at again"
+    long = planner(budget=1000.0, rate=50.0)
+    assert long.deadline(10**6, 0) == pytest.approx(980 - plans.WRITING - finish.KNOWN / 50)
 
 
 def test_seconds_of_a_plan() -> None:
@@ -278,6 +281,17 @@ def test_new_layers_learn_alone_at_first(network: Make, speeds: Make) -> None:
     assert "new views fit" in plan.why
     assert heads.judge_every == heads.steps, "there is nothing to choose among"
     assert "the method's own layers" in plan.describe()[0]
+    assert heads.fresh and not main.fresh, "where the head is fitted to them first"
+
+
+def test_new_layers_do_not_learn_alone_where_there_is_no_time_for_an_epoch(
+    network: Make, speeds: Make
+) -> None:
+    speeds(Speed(math.inf, 50.0), entries=0)
+    net = network(pixels=True)
+    (main,) = planner(budget=100.0).plan(net, 1000, 10, "all", True).phases
+    assert main.fresh and not main.heads
+    assert [one.fresh for one in planner(budget=100.0).plan(net, 1000, 10, "all").phases] == [False]
 
 
 def test_new_layers_by_epochs(network: Make) -> None:
