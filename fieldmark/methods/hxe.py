@@ -13,7 +13,7 @@ from fieldmark.methods import Card, base
 from fieldmark.methods.plain import Plain
 from fieldmark.methods.task import Batch
 from fieldmark.nn.backbone import Backbone
-from fieldmark.nn.tree import Tree
+from fieldmark.nn.tree import Tree, shares_nll
 
 CARD = Card(
     cls="HXE",
@@ -25,6 +25,7 @@ CARD = Card(
     equation="loss = -sum_l lambda_l log p(C_l | C_(l+1)), C_(l+1) the parent of C_l, lambda = exp(-alpha distance "
     "from the root)",
     needs=("tree",),
+    uses=("ranks",),
     when="where a mistake within the genus is better than one across families: it trades a little accuracy for that",
 )
 
@@ -44,12 +45,13 @@ def log_nodes(tree: Tree, log_p: Tensor) -> list[Tensor]:
 
 
 def soft_labels(tree: Tree, labels: Tensor, beta: float) -> Tensor:
-    """Class numbers [B] -> shares [B, C] in proportion to exp(-beta d(class, label)), the paper's soft labels.
+    """Labels of any rank [B], as `Tree` numbers them -> shares [B, C] in proportion to exp(-beta d(class, label)), the
+    paper's soft labels.
 
     d: height of the lowest node that has both, as a share of the tree's: 0 for the class itself, 1 where only the
     root has both.
     """
-    shared = (tree.ancestors[labels][:, None] == tree.ancestors).sum(2)  # [B, C] levels, from the root down
+    shared = (tree.paths[labels][:, None] == tree.ancestors).sum(2)  # [B, C] levels, from the root down
     return (-beta * (1 - shared / tree.depth)).softmax(1)
 
 
@@ -58,7 +60,8 @@ class HXE(Plain):
 
     The paper's sum of conditional log-probabilities is, by Abel's summation, a sum of cross-entropies of all levels,
     lambda_0 CE(class) + sum_l (lambda_l - lambda_(l-1)) CE(C_l). So the loss that was asked for judges the classes,
-    with its smoothing and weights, and the groups above have the plain one. The mean lambda is 1, alpha = 0 is
+    with its smoothing and weights, and the groups above have the plain one. A photo that is labelled with a coarser
+    group has the same sum from there on. The mean lambda is 1, alpha = 0 is
     cross-entropy. With ``soft_labels`` the loss that was asked for is taken of soft targets. (The paper tries alpha
     from 0.1 to 0.9 and beta from 4 to 30: more alpha and less beta make nearer mistakes, but more of them.)
     """
@@ -76,29 +79,31 @@ class HXE(Plain):
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         z = self.describe(batch.x)
         if self.options.form == "soft_labels":
-            return self.by_soft_labels(z, batch.targets, criterion)
-        losses = self.judge(z, batch.targets, criterion)
+            return self.by_soft_labels(z, batch, criterion)
+        losses = self.judge_known(z, batch, criterion)
         coarse = self.coarse(criterion.adjusted(losses["logits"]), batch.targets)
         finest = weights(self.tree.depth, self.options.alpha)[-1]
         losses["loss"] = finest * losses["loss"] + coarse
         return {**losses, "coarse": coarse.detach()}
 
     def coarse(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What the groups above the classes add: logits [B, C] and targets -> a scalar."""
-        shares, lambdas = self.tree.shares(targets), weights(self.tree.depth, self.options.alpha)
+        """What the groups above the classes add: logits [B, C] and targets of any rank -> a scalar."""
+        shares, lambdas = self.tree.node_shares(targets), weights(self.tree.depth, self.options.alpha)
         total = logits.new_zeros(())
         for level, log_p in enumerate(log_nodes(self.tree, logits.log_softmax(1))[:-1]):
-            own = log_p[:, self.tree.ancestors[:, level]]  # [B, C] log p of every class's node
-            total = total - (lambdas[level] - lambdas[level + 1]) * (shares * own).sum(1).mean()
+            rise = lambdas[level] - lambdas[level + 1]
+            total = total + rise * shares_nll(log_p, self.tree.above(shares, level))
+            total = total + lambdas[level + 1] * shares_nll(log_p, self.tree.own_shares(shares, level))
         return total
 
-    def by_soft_labels(self, z: Tensor, targets: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+    def by_soft_labels(self, z: Tensor, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         """The losses with targets that near classes share; losses of the embedding see the classes as they are."""
-        shares, logits = self.tree.shares(targets), self.head(z)
+        shares, logits = self.tree.node_shares(batch.targets), self.head(z)
         there = shares.any(0).nonzero()[:, 0]
         soft = shares[:, there] @ soft_labels(self.tree, there, self.options.beta)
         loss = criterion.of_logits(logits, soft)
         value = loss.detach()
         if criterion.needs_embedding:
-            loss = loss + criterion.of_embedding(self.projection(z), targets)
+            known, own = batch.known(logits.shape[1])
+            loss = loss + criterion.of_embedding(self.projection(z)[known], own)
         return {"loss": loss, "logits": logits, "soft_labels": value}

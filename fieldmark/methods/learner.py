@@ -64,9 +64,7 @@ class Learner(nn.Module):
             return self.judge(z, targets, criterion)
         logits = self.head(z)
         embedding = self.projection(z) if criterion.needs_embedding else None
-        classes = logits.shape[1]
-        known = targets < classes if targets.ndim == 1 else (targets[:, classes:] == 0).all(1)
-        own = targets[known] if targets.ndim == 1 else targets[known, :classes]
+        known, own = batch.known(logits.shape[1])
         near = None if embedding is None else embedding[known]
         if known.any():
             losses = criterion(logits[known], own, near)

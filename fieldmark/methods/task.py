@@ -76,3 +76,12 @@ class Batch:
     def labels(self) -> Tensor:
         """[B] class numbers: the largest share, where targets are mixed."""
         return self.targets if self.targets.ndim == 1 else self.targets.argmax(1)
+
+    def known(self, classes: int) -> tuple[Tensor, Tensor]:
+        """[B] bool, is the photo's class known? And the targets of those: numbers, or shares of the ``classes``."""
+        targets = self.targets
+        if targets.ndim == 1:
+            known = targets < classes
+            return known, targets[known]
+        known = (targets[:, classes:] == 0).all(1)
+        return known, targets[known, :classes]

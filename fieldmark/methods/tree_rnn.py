@@ -8,9 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fieldmark.losses.combine import Criterion
 from fieldmark.methods import Card, base
+from fieldmark.methods.task import Batch
 from fieldmark.nn.backbone import Backbone, Features
-from fieldmark.nn.tree import Tree
+from fieldmark.nn.tree import Tree, shares_nll
 
 CARD = Card(
     cls="TreeRNN",
@@ -21,6 +23,7 @@ CARD = Card(
     source="Guo et al., CNN-RNN: a large-scale hierarchical image classification framework, MTAP 2018",
     equation="log p(c) = sum_k log softmax_(children of v_(k-1)) (w_v . (U h_k + V f)), v_k the ancestors of c",
     needs=("tree",),
+    uses=("ranks",),
     when="where coarser ranks must be right too: the probability of a group is exactly the sum of its classes'",
 )
 
@@ -39,7 +42,8 @@ class TreeRNN(base.Method):
 
     The state at a node depends on the photo and on the way there only, so all nodes of a level are decoded at once,
     and the probability of every class is exact. Its cross-entropy is the sum of the levels' cross-entropies on the
-    true way (teacher forcing): -log p(c) = -sum_k log p(v_k | v_(k-1)).
+    true way (teacher forcing): -log p(c) = -sum_k log p(v_k | v_(k-1)). A photo that is labelled with a coarser group
+    teaches the way down to it.
     """
 
     Options = Options
@@ -64,6 +68,16 @@ class TreeRNN(base.Method):
 
     def parts(self, features: Features) -> list[Tensor]:
         return [self.tree.along_paths([*self.levels(features.embedding)])[-1]]
+
+    def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
+        log_p = self.tree.along_paths([*self.levels(self.backbone(batch.x).embedding)])
+        losses = self.judge_known(log_p[-1], batch, criterion)
+        if not batch.coarse:
+            return losses
+        shares = self.tree.node_shares(batch.targets)
+        each = [shares_nll(p, self.tree.own_shares(shares, level)) for level, p in enumerate(log_p[:-1])]
+        coarse = torch.stack(each).sum()
+        return {**losses, "loss": losses["loss"] + coarse, "coarse": coarse.detach()}
 
     def levels(self, embedding: Tensor) -> Iterator[Tensor]:
         """Photos [B, F] -> log p(node | its parent) [B, n] for every node, level by level."""

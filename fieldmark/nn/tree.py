@@ -139,12 +139,21 @@ class Tree(nn.Module):
             return nn.functional.one_hot(targets, len(self.paths)).float()
         return nn.functional.pad(targets, (0, len(self.paths) - targets.shape[1]))
 
+    def own_shares(self, shares: Tensor, level: int) -> Tensor:
+        """Shares of labels of any level [B, K] -> of those that are a level's own nodes [B, n]."""
+        return shares.split(self.sizes[::-1], 1)[self.depth - 1 - level]
+
     def rolled_up(self, shares: Tensor, level: int) -> Tensor:
         """Shares of labels of any level [B, K] -> of a level's groups [B, n]; labels whose group there is not known are
         left out."""
-        own = shares * self.known[:, level]
-        nodes = self.paths[:, level].clamp_min(0)
-        return own.new_zeros(len(own), self.sizes[level]).index_add(1, nodes, own)
+        return self.above(shares * self.known[:, level], level)
+
+    def above(self, shares: Tensor, level: int) -> Tensor:
+        """Shares of labels of any level [B, K] -> of the nodes of a level that they lie in or are [B, n], groups of the
+        data or not."""
+        nodes = self.paths[:, level]
+        own = shares * (nodes >= 0)
+        return own.new_zeros(len(own), self.sizes[level]).index_add(1, nodes.clamp_min(0), own)
 
 
 def shares_nll(log_probability: Tensor, shares: Tensor) -> Tensor:

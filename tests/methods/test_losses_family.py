@@ -264,6 +264,39 @@ class TestHXE(PlainForward):
         if alpha == 0:
             torch.testing.assert_close(value, cross_entropy(logits, targets))
 
+    @pytest.mark.parametrize("alpha", [0.0, 0.7])
+    def test_labels_of_any_rank(self, alpha):
+        """A photo of which only the genus or the family is known: the same sum of edges, from there up."""
+        self.settings = {"alpha": alpha}
+        task = Task(7, (("genus", GENUS), ("family", FAMILY)))
+        method: Any = self.make("test_resnet", 64, task=task)
+        x, labels = images(3, 64), torch.tensor([4, 7 + 1, 7 + 3])  # a species, genus 1, family 0
+        losses = method.training_step(
+            Batch(x, labels, coarse=True), build("cross_entropy", classes=7, embedding=5)
+        )
+        lambdas = [math.exp(-alpha * distance) for distance in (3, 2, 1)]
+        lambdas = [3 * one / sum(lambdas) for one in lambdas]
+        total = 0.0
+        for photo, first in ((0, 0), (1, 1), (2, 2)):  # the finest level that is known
+            p = method(x)[photo].softmax(0)
+            masses = [p[4], p[2:5].sum(), p[:5].sum(), p.sum()]
+            for level in range(first, 3):
+                total = total - lambdas[level] * (masses[level] / masses[level + 1]).log()
+        torch.testing.assert_close(losses["loss"], total / 3)
+
+    def test_soft_labels_of_a_genus(self):
+        tree = Tree(7, [GENUS, FAMILY])
+        (soft,) = soft_labels(tree, torch.tensor([7 + 1]), 4.0)
+        assert soft[2:5].unique().numel() == 1 and soft[2] > soft[0] > soft[6]
+        torch.testing.assert_close(soft.sum(), torch.tensor(1.0))
+        self.settings = {"form": "soft_labels"}
+        method: Any = self.make("test_resnet", 64, task=Task(7, (("genus", GENUS), ("family", FAMILY))))
+        criterion = build("cross_entropy+0.5*triplet", classes=7, embedding=5)
+        losses = method.training_step(
+            Batch(images(4, 64), torch.tensor([0, 8, 0, 1]), coarse=True), criterion
+        )
+        assert losses["loss"].isfinite() and losses["logits"].shape == (4, 7)
+
     def test_probabilities_of_the_nodes(self):
         tree = Tree(7, [GENUS, FAMILY])
         p = numbers(3, 7).softmax(1)

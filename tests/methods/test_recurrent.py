@@ -40,6 +40,21 @@ class TestTreeRNN(TrainedTests):
             word = method.words[level + 1][node] if level + 1 < tree.depth else word
         return steps
 
+    def test_labels_of_any_rank(self):
+        """A photo of a group teaches the way down to it: the loss is minus the log-probability of that way."""
+        method, x = self.uneven(), images(3, 64)
+        classes, levels = method.tree.sizes[-1], method.tree.sizes
+        node = 1 if levels[-2] > 1 else 0
+        labels = torch.tensor([2, classes + node, 0])  # a class, a group above the classes, a class
+        criterion = build(DEFAULT_LOSS, classes=classes, embedding=5)
+        losses = method.training_step(Batch(x, labels, coarse=True), criterion)
+        with torch.inference_mode():
+            embedding = method.backbone(x).embedding
+            whole = [sum(self.walked(method, embedding[row], int(labels[row]))) for row in (0, 2)]
+            leaf = int((method.tree.ancestors[:, -2] == node).nonzero()[0])
+            part = sum(self.walked(method, embedding[1], leaf)[:-1])
+        torch.testing.assert_close(losses["loss"].detach(), -(whole[0] + whole[1] + part) / 3)
+
     def test_every_way_by_hand(self):
         method = self.uneven()
         with torch.inference_mode():
