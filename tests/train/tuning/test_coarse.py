@@ -95,7 +95,7 @@ def tune(seen: SimpleNamespace, folder: Path, told: list[str], more: Coarse | No
     return run.fit(looked, hold_out(looked, np.zeros(len(looked.y), bool)))
 
 
-@pytest.mark.parametrize("method", ["hrn", "fgn"])
+@pytest.mark.parametrize("method", ["hrn", "fgn", "hxe", "tree_rnn"])
 def test_a_run_with_them(look: Make, photo_folder: Path, tmp_path: Path, method: str) -> None:
     """Eight photos more are learned: counted, told, in the plan; the answers are others, and judged by classes."""
     seen, told = look(6, method=method), list[str]()
