@@ -2,7 +2,7 @@
 
 Nothing but the method differs. Each is judged as it is (no model takes another's place), on the test photos of
 the source, once; all that was chosen on the way was chosen by held-out photos of train. Rows are written as they
-come, and a row that is there is not measured again.
+come, and a row that is there is not measured again, unless it tells of nothing but an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -116,7 +116,7 @@ def run(
     is done now, and how many are done of how many; version: of what is measured; see: is given every model before
     it is removed.
     """
-    there = {tuple(row[name] for name in KEY) for row in read(table)}
+    there = {_key(row) for row in read(table) if row["top1"]}
     catalog = Catalog.read(source)
     for number, cell in enumerate(wanted):
         key = tuple(str(getattr(cell, name)) for name in KEY)
@@ -208,10 +208,14 @@ def _marks(bundle: Bundle, catalog: Catalog) -> dict[str, Any]:
     return {"mark_hit": found.hit, "mark_inside": found.inside, "mark_area": found.area}
 
 
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(row[name] for name in KEY)
+
+
 def _append(table: Path, row: dict[str, Any]) -> None:
-    """Write a row. One that was cut short by a kill is the last, and has no end of line: it is closed first."""
+    """Write a row, in the place of an older one of the same cell."""
     table.parent.mkdir(parents=True, exist_ok=True)
-    rows = read(table)
+    rows = [one for one in read(table) if _key(one) != _key(row)]
     draft = table.with_suffix(".part")
     with draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")

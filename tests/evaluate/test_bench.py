@@ -93,10 +93,16 @@ def test_rows_that_are_there_are_not_measured_again(
     )
 
 
-def test_a_training_that_fails_is_a_row(photo_folder: Path, tmp_path: Path) -> None:
+def test_a_training_that_fails_is_a_row(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cell = Cell("s", "plain", 0, "1s", "no_such_backbone", "", "--offline")
     (found,) = run(str(photo_folder), [cell], tmp_path / "t.csv", tmp_path, lambda *_: None)
     assert "no_such_backbone" in found["error"] and read(tmp_path / "t.csv")[0]["top1"] == ""
+    monkeypatch.setattr(bench, "measured", lambda *_: {"top1": 0.5})  # it is tried again, and replaced
+    (found,) = run(str(photo_folder), [cell], tmp_path / "t.csv", tmp_path, lambda *_: None)
+    (row,) = read(tmp_path / "t.csv")
+    assert row["top1"] == "0.5" and row["error"] == ""
 
 
 @pytest.mark.slow
