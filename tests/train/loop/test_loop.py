@@ -1,4 +1,4 @@
-"""The loop: the same bits whether killed or not, wrong losses and full memory, budgets, and when it ends."""
+"""The loop: the same bits whether killed or not, steps as by hand, photos in order, and what is kept in the end."""
 
 from __future__ import annotations
 
@@ -13,32 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killed import Killed, killed_at
 
 from fieldmark.data.augment import Augment
 from fieldmark.data.sampler import epoch_order
-from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.loop import checkpoint
 from fieldmark.train.loop import loop as loops
-from fieldmark.train.loop import watch as watches
 from fieldmark.train.loop.averages import learned, soup
 from fieldmark.train.loop.best import Score
-from fieldmark.train.loop.watch import Watch
 
 Make = Callable[..., Any]
-
-
-class Killed(BaseException):
-    """What no code catches."""
-
-
-def killed_at(step: int) -> Callable[..., None]:
-    """A ``tell`` that ends the process, as far as a test can, after so many steps."""
-
-    def tell(kind: str, *values: Any) -> None:
-        if kind == "step" and values[0] == step:
-            raise Killed
-
-    return tell
 
 
 def rows(best: Any) -> list[dict[str, Any]]:
@@ -186,47 +170,6 @@ def test_judging_changes_nothing(loop: Make, tmp_path: Path) -> None:
     assert names and all(torch.equal(saved[0][name], saved[1][name]) for name in names)
 
 
-# -- losses that are no numbers
-
-
-def broken(one: Any, at: set[int]) -> None:
-    """Make the losses of some steps (from 0) no number."""
-    real = one.stepper.shared
-
-    def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
-        losses = real(x, y)
-        return {name: value * math.nan for name, value in losses.items()} if one.step in at else losses
-
-    one.stepper.shared = shared
-
-
-def test_a_loss_that_is_no_number_names_its_photos(loop: Make, some: SimpleNamespace, tmp_path: Path) -> None:
-    one = loop(tmp_path)
-    broken(one, {4})
-    photo = some.train[epoch_order(some.labels, 1, 3)[8]]
-    with pytest.raises(FieldmarkError) as caught:
-        one.run()
-    text = str(caught.value)
-    assert "not a number at step 5" in text and photo in text and "--on-nan skip" in text and "\n" not in text
-    assert checkpoint.newest(tmp_path / "phase-1").step == 3, "what was there before stays"
-
-
-def test_or_it_is_skipped(loop: Make, tmp_path: Path) -> None:
-    told: list[tuple[Any, ...]] = []
-    one = loop(tmp_path, tell=lambda *what: told.append(what), on_nan="skip")
-    before: dict[str, torch.Tensor] = {}
-    broken(one, {0, 4})
-    ended = one.run()
-    notes = [what[1] for what in told if what[0] == "note"]
-    assert len(notes) == 2 and "step 1 " in notes[0] and notes[1].endswith("this step is skipped")
-    assert ended.stopped == "done" and one.step == 9 and not before
-    assert all(tensor.isfinite().all() for tensor in ended.best.state.values())
-    assert math.isfinite(ended.best.rows[-1]["train_loss"])
-
-
-# -- time
-
-
 def test_waiting_for_photos_is_counted(loop: Make, tmp_path: Path) -> None:
     one = loop(tmp_path)
     real = one.feed.batches
@@ -251,164 +194,6 @@ def test_large_checkpoints_are_far_apart(loop: Make, tmp_path: Path, monkeypatch
     monkeypatch.setattr(loops, "APART", 1e9)
     loop(tmp_path).run()
     assert written == [0], "the next one is due in a long time"
-
-
-# -- memory
-
-
-def short_of_memory(one: Any, most: int, error: BaseException) -> list[int]:
-    seen: list[int] = []
-    real = one.stepper.shared
-
-    def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
-        seen.append(len(x))
-        if len(x) > most:
-            raise error
-        return real(x, y)
-
-    one.stepper.shared = shared
-    return seen
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("no"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-)
-def test_out_of_memory_halves_the_batch_and_steps_are_the_same(
-    loop: Make, tmp_path: Path, error: BaseException
-) -> None:
-    whole, told = loop(tmp_path / "a", steps=3), []
-    whole.run()
-    one = loop(tmp_path / "b", tell=lambda *what: told.append(what), steps=3)
-    seen = short_of_memory(one, 3, error)
-    one.run()
-    assert seen[:7] == [8, 4, 2, 2, 2, 2, 2] and [what[1] for what in told if what[0] == "note"] == [
-        "out of memory: gradients are now gathered 4 photos at a time",
-        "out of memory: gradients are now gathered 2 photos at a time",
-    ]
-    saved = [checkpoint.newest(tmp_path / name / "phase-1") for name in "ab"]
-    assert saved[1].state["micro"] == 2, "a resumed run does not try again"
-    for name, value in saved[0].tensors.items():
-        if name.startswith("optimizer.") and name.endswith("exp_avg"):
-            torch.testing.assert_close(saved[1].tensors[name], value, rtol=1e-2, atol=1e-4)
-    assert saved[0].state["running"]["loss"] == pytest.approx(saved[1].state["running"]["loss"], rel=1e-2)
-
-
-def test_not_even_one_photo(loop: Make, tmp_path: Path) -> None:
-    one = loop(tmp_path)
-    short_of_memory(one, 0, MemoryError())
-    with pytest.raises(FieldmarkError, match="not enough memory for one photo at a time"):
-        one.run()
-
-
-@pytest.mark.parametrize("why", ["shapes do not fit", "CUDA error: an illegal memory access was encountered"])
-def test_other_errors_are_not_taken_for_memory(loop: Make, tmp_path: Path, why: str) -> None:
-    one = loop(tmp_path)
-    short_of_memory(one, 0, RuntimeError(why))
-    with pytest.raises(RuntimeError, match=why):
-        one.run()
-
-
-# -- ends
-
-
-def test_ctrl_c_ends_with_the_best_so_far(loop: Make, tmp_path: Path) -> None:
-    def tell(kind: str, *values: Any) -> None:
-        if kind == "step" and values[0] == 5:
-            raise KeyboardInterrupt
-
-    one = loop(tmp_path, tell=tell)
-    ended = one.run()
-    assert ended.stopped == "interrupted" and ended.photos == 40
-    assert ended.best.rows[-1]["step"] == 5, "the last weights are judged, too"
-    assert Score.of(one.logits(), one.held) == ended.best.score
-
-
-def test_patience(loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([0.5, 0.6, 0.6, 0.5, 0.7, *[0.1] * 9])
-    one = loop(tmp_path, judge_every=1, patience=3)
-    monkeypatch.setattr(one, "_score", lambda: Score(next(scores), 1.0))
-    ended = one.run()
-    assert ended.stopped == "no better for a while" and one.step == 7 and ended.best.score.accuracy == 0.7
-
-
-class Clock:
-    """A clock that only training moves: so many seconds a step."""
-
-    def __init__(self, one: Any, seconds: Callable[[int], float]) -> None:
-        self.now, self.rates = 0.0, []
-        real = one.stepper.shared
-
-        def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
-            self.rates.append(
-                one.stepper.optimizer.param_groups[0]["lr"] / one.stepper.optimizer.param_groups[0]["peak"]
-            )
-            self.now += seconds(one.step)
-            return real(x, y)
-
-        one.stepper.shared = shared
-
-    def time(self) -> float:
-        return self.now
-
-    perf_counter = time
-
-
-@pytest.mark.parametrize(
-    ("planned", "seconds"),
-    [
-        (30, lambda _: 1.0),
-        (12, lambda _: 1.0),
-        (90, lambda _: 1.0),
-        (30, lambda step: 1.0 if step < 10 else 1.3),
-    ],
-    ids=["right", "planned too few", "planned too many", "the machine slows down"],
-)
-def test_a_budget_is_used_up_and_the_rate_falls_to_zero(
-    loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planned: int, seconds: Callable[[int], float]
-) -> None:
-    watch = Watch(0.0, deadline=30.0)
-    one = loop(tmp_path, watch=watch, steps=planned, judge_every=100, save_every=3)
-    clock = Clock(one, seconds)
-    monkeypatch.setattr(watches, "time", clock)
-    ended = one.run()
-    assert 27 <= clock.now <= 31.3, "used up, and overshot by no more than a step"
-    assert clock.rates[-1] < 0.05, (ended.stopped, clock.rates[-5:])
-    top = clock.rates.index(max(clock.rates))
-    assert top < 8 and clock.rates[top:] == sorted(clock.rates[top:], reverse=True), "it only falls"
-
-
-def test_a_spent_budget_ends_before_the_next_step(
-    loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watch = Watch(0.0, before=31.0, deadline=30.0)
-    one = loop(tmp_path, watch=watch)
-    monkeypatch.setattr(watches, "time", Clock(one, lambda _: 1.0))
-    ended = one.run()
-    assert ended.stopped == "the budget is spent" and ended.photos == 0 and len(ended.best.rows) == 1
-
-
-def test_a_resumed_budget_counts_what_was_spent(
-    loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = loop(tmp_path, tell=killed_at(8), watch=Watch(0.0, deadline=30.0), steps=30)
-    monkeypatch.setattr(watches, "time", Clock(one, lambda _: 1.0))
-    with pytest.raises(Killed):
-        one.run()
-    saved = checkpoint.newest(tmp_path / "phase-1")
-    assert saved.step == 6 and saved.state["spent"] == 6.0
-    watch = Watch(0.0, before=saved.state["spent"], deadline=30.0)
-    other = loop(tmp_path, watch=watch, steps=30)
-    monkeypatch.setattr(watches, "time", Clock(other, lambda _: 1.0))
-    other.run(saved)
-    assert 28 <= other.step <= 31 and 29 <= watch.spent <= 31
-
-
-def test_the_watch() -> None:
-    watch = Watch(time.time() - 5, before=10)
-    assert 15 <= watch.spent < 15.5 and watch.left == math.inf
-    watch.deadline = 20.0
-    assert 4.5 < watch.left <= 5
 
 
 def test_checkpoints_are_json_and_tensors(loop: Make, tmp_path: Path) -> None:

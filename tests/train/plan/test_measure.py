@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from planning import Make, planner
 from torch import nn
 
 from fieldmark.train.plan import measure
-from fieldmark.train.plan.measure import Gauge, as_it_was, compile_step, entries, places, rate, steps
-
-Make = Callable[..., Any]
+from fieldmark.train.plan.measure import Gauge, Speed, as_it_was, compile_step, entries, places, rate, steps
 
 
 class Steps(nn.Module):
@@ -161,3 +161,37 @@ def test_compiling_that_fails_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch)
     x = torch.rand(8, 3, 4, 4)
     assert compile_step(Fake(module), x) == "the steps are not compiled: no compiler here"
     assert module(x, torch.zeros(8))["loss"] > 0, "it runs as it is"
+
+
+def test_places_are_looked_for_once(network: Make, speeds: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, asked = network(), []
+    real = measure.places
+    monkeypatch.setattr(measure, "places", lambda one: asked.append(1) or real(one))
+    places = real(net)
+
+    def speed(self: Gauge, network: Any, cut: str, heads: bool = False) -> Speed:
+        return Speed(100.0, 50.0, 1000)
+
+    monkeypatch.setattr(Gauge, "speed", speed)
+    planner(budget=900.0, phases="two").plan(net, 1000, 10, "all", True)
+    assert len(asked) == 1 and [place.name for place in places] == net.usable()
+
+
+def state(net: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.module.state_dict().items()}
+
+
+def test_measuring_leaves_the_network_as_it_was(network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
+    net, x = network(), torch.randn(2, 3, 32, 32)
+    net.method.head = nn.Sequential(nn.BatchNorm1d(net.head.in_features), net.head)  # it learns statistics
+    before, gauge = state(net), Gauge(2, 1)
+    gauge.size = 32
+    speed = gauge.speed(net, net.usable()[1])
+    assert speed.lower > 0 and speed.step > 0 and speed.entries == net.open(net.usable()[1])(x)[0].numel()
+    net.close()
+    assert gauge.speed(net, "").lower == math.inf
+    assert gauge.speed(net, net.usable()[1], heads=True).step > 0
+    after = state(net)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None and p.requires_grad for p in net.method.backbone.parameters() if p.ndim > 1)

@@ -1,0 +1,111 @@
+"""Steps that go wrong: losses that are no numbers, and memory that is full."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fieldmark.data.sampler import epoch_order
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train.loop import checkpoint
+
+Make = Callable[..., Any]
+
+# -- losses that are no numbers
+
+
+def broken(one: Any, at: set[int]) -> None:
+    """Make the losses of some steps (from 0) no number."""
+    real = one.stepper.shared
+
+    def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+        losses = real(x, y)
+        return {name: value * math.nan for name, value in losses.items()} if one.step in at else losses
+
+    one.stepper.shared = shared
+
+
+def test_a_loss_that_is_no_number_names_its_photos(loop: Make, some: SimpleNamespace, tmp_path: Path) -> None:
+    one = loop(tmp_path)
+    broken(one, {4})
+    photo = some.train[epoch_order(some.labels, 1, 3)[8]]
+    with pytest.raises(FieldmarkError) as caught:
+        one.run()
+    text = str(caught.value)
+    assert "not a number at step 5" in text and photo in text and "--on-nan skip" in text and "\n" not in text
+    assert checkpoint.newest(tmp_path / "phase-1").step == 3, "what was there before stays"
+
+
+def test_or_it_is_skipped(loop: Make, tmp_path: Path) -> None:
+    told: list[tuple[Any, ...]] = []
+    one = loop(tmp_path, tell=lambda *what: told.append(what), on_nan="skip")
+    before: dict[str, torch.Tensor] = {}
+    broken(one, {0, 4})
+    ended = one.run()
+    notes = [what[1] for what in told if what[0] == "note"]
+    assert len(notes) == 2 and "step 1 " in notes[0] and notes[1].endswith("this step is skipped")
+    assert ended.stopped == "done" and one.step == 9 and not before
+    assert all(tensor.isfinite().all() for tensor in ended.best.state.values())
+    assert math.isfinite(ended.best.rows[-1]["train_loss"])
+
+
+# -- memory
+
+
+def short_of_memory(one: Any, most: int, error: BaseException) -> list[int]:
+    seen: list[int] = []
+    real = one.stepper.shared
+
+    def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+        seen.append(len(x))
+        if len(x) > most:
+            raise error
+        return real(x, y)
+
+    one.stepper.shared = shared
+    return seen
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_out_of_memory_halves_the_batch_and_steps_are_the_same(
+    loop: Make, tmp_path: Path, error: BaseException
+) -> None:
+    whole, told = loop(tmp_path / "a", steps=3), []
+    whole.run()
+    one = loop(tmp_path / "b", tell=lambda *what: told.append(what), steps=3)
+    seen = short_of_memory(one, 3, error)
+    one.run()
+    assert seen[:7] == [8, 4, 2, 2, 2, 2, 2] and [what[1] for what in told if what[0] == "note"] == [
+        "out of memory: gradients are now gathered 4 photos at a time",
+        "out of memory: gradients are now gathered 2 photos at a time",
+    ]
+    saved = [checkpoint.newest(tmp_path / name / "phase-1") for name in "ab"]
+    assert saved[1].state["micro"] == 2, "a resumed run does not try again"
+    for name, value in saved[0].tensors.items():
+        if name.startswith("optimizer.") and name.endswith("exp_avg"):
+            torch.testing.assert_close(saved[1].tensors[name], value, rtol=1e-2, atol=1e-4)
+    assert saved[0].state["running"]["loss"] == pytest.approx(saved[1].state["running"]["loss"], rel=1e-2)
+
+
+def test_not_even_one_photo(loop: Make, tmp_path: Path) -> None:
+    one = loop(tmp_path)
+    short_of_memory(one, 0, MemoryError())
+    with pytest.raises(FieldmarkError, match="not enough memory for one photo at a time"):
+        one.run()
+
+
+@pytest.mark.parametrize("why", ["shapes do not fit", "CUDA error: an illegal memory access was encountered"])
+def test_other_errors_are_not_taken_for_memory(loop: Make, tmp_path: Path, why: str) -> None:
+    one = loop(tmp_path)
+    short_of_memory(one, 0, RuntimeError(why))
+    with pytest.raises(RuntimeError, match=why):
+        one.run()
