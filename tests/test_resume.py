@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import Killed
 
 from fieldmark.recognizer import Recognizer
 from fieldmark.runtime.errors import FieldmarkError, UsageError
@@ -43,10 +44,6 @@ source, out, options = sys.argv[1:]
 recognizer = Recognizer(**json.loads(options)).fit(source, out, progress=progress, started=started)
 print(json.dumps(recognizer.run), flush=True)
 """
-
-
-class Killed(BaseException):
-    """What no code catches."""
 
 
 def fit(source: Path, out: Path, progress: Callable[..., None] = lambda *_: None, **more: Any) -> Recognizer:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from killed import Killed
 from PIL import Image
 
 from fieldmark.methods.cnn import RECIPE, Options, TextbookCNN
@@ -108,10 +109,6 @@ def test_classes_come_and_go(whole, tmp_path, paint_photos):
     assert isinstance(restore(recognizer.predictor.bundle), TextbookCNN)
     recognizer.remove_class("cross")
     assert recognizer.classes == whole[0].classes
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 @pytest.mark.parametrize("more", [{}, {"head": "recurrent", "batch_norm": False, "rotate": 10.0}], ids=str)

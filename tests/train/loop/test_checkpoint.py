@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed import Killed
 from torch import nn
 
 from fieldmark.runtime.errors import FieldmarkError
@@ -99,10 +100,6 @@ def test_bits_that_changed_are_noticed(tmp_path: Path) -> None:
     data[-3] ^= 1
     path.write_bytes(bytes(data))
     assert step_of(tmp_path) == 1
-
-
-class Killed(BaseException):
-    """What no code catches."""
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from killed import Killed
 
 from fieldmark import methods
 from fieldmark.data.augment import Augment
@@ -113,10 +114,6 @@ def test_a_run_with_them(look: Make, photo_folder: Path, tmp_path: Path, method:
         assert one.chosen["epochs"] > 0.7 and all(np.isfinite(row["held_out_loss"]) for row in one.curve)
     assert not np.allclose(both.judged.logits, alone.judged.logits, atol=1e-5)
     assert all(0 <= row.get("train_accuracy", 0) <= 1 for row in both.curve)
-
-
-class Killed(BaseException):
-    """What no code catches."""
 
 
 def hrn(loss: str) -> Any:

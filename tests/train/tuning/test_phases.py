@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from killed import Killed
 
 from fieldmark.data.loader import Photos
 from fieldmark.runtime.errors import FieldmarkError
@@ -152,10 +153,6 @@ def test_growing_views_pass_the_frozen_part_of_their_side(
 
 
 # -- a run
-
-
-class Killed(BaseException):
-    pass
 
 
 def run(seen: SimpleNamespace, folder: Path, progress: Callable[..., None], **recipe: Any) -> Any:
