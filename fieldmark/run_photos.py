@@ -98,8 +98,9 @@ def waiting(catalog: Catalog, trained: Trained) -> tuple[list[Skipped], list[str
             found.append(Skipped(path, f"no label, only {known[0]}: {why}" if known else "no label"))
     line = "skipped.csv says why"
     if not able:
-        others = " and ".join(taught_by_ranks())
-        line = f"{learner} learns from classes only ({others} learn from coarser groups too)"
+        *others, last = sorted(taught_by_ranks())
+        able_ones = f"{', '.join(others)} and {last}"
+        line = f"{learner} learns from classes only ({able_ones} learn from coarser groups too)"
     return found, [f"{len(idle)} photos without a label teach nothing: {line}"]
 
 

@@ -182,7 +182,7 @@ def test_photos_of_which_only_a_family_is_known(photo_folder: Path, tmp_path: Pa
     assert instant.run["skipped"] == 12 and "n_train_coarse" not in instant.run
     assert instant.warnings[-1] == (
         "12 photos without a label teach nothing: instant mode learns from classes only "
-        "(fgn and hrn learn from coarser groups too)"
+        "(fgn, hrn, hxe and tree_rnn learn from coarser groups too)"
     )
 
 

@@ -24,8 +24,8 @@ CARD = Card(
     year=2014,
     idea="a recurrent network looks at the photo through one small window after the other and chooses each place",
     source="Mnih et al., Recurrent Models of Visual Attention, NIPS 2014; Ba et al., ICLR 2015",
-    equation="h_t = ReLU(W g_t + U h_(t-1)), l_t ~ N(tanh(f(h_t)), s); loss = cross-entropy(h_T) + mean (b - R)^2 "
-    "- 0.01 sum_t log pi(l_t) (R - b_t)",
+    equation="h_t = ReLU(W g_t + U h_(t-1)), l_t ~ N(tanh(f(h_t)), s); loss = mean_t cross-entropy(h_t) + "
+    "mean (b_t - R_t)^2 - 0.01 sum_t log pi(l_t) (R_t - b_t), R_t = p(class | h_t) - p(class | h_(t-1))",
     needs=("pixels",),
     when="where the mark is tiny in a large photo, and the places looked at must be shown",
 )

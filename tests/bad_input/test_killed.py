@@ -31,7 +31,12 @@ def test_killed_in_the_middle(train: Any, backbone: Path, photos: Path, tmp_path
     out = tmp_path / "run"
     words = ["train", photos, "--out", out, "--backbone", backbone, "--size", 64, "--no-report"]
     done = subprocess.run(
-        [sys.executable, "-c", KILLED.format(module="train.write", stage="write_splits"), *map(str, words)],
+        [
+            sys.executable,
+            "-c",
+            KILLED.format(module="train.bundle.write", stage="write_splits"),
+            *map(str, words),
+        ],
         capture_output=True,
         check=False,
     )

@@ -80,12 +80,14 @@ def test_they_stand_behind_the_others(look: Make) -> None:
 
 # -- training
 
+SMALL = {"hrn": {"width": 16}, "fgn": {"width": 16}, "tree_rnn": {"hidden": 16}}
+
 
 def tune(seen: SimpleNamespace, folder: Path, told: list[str], more: Coarse | None, method: str) -> Any:
     looked = seen.looked
     run = Finetune(
         seen.instant,
-        Recipe(epochs=1, batch=8, floor=False, settings={"width": 16}),
+        Recipe(epochs=1, batch=8, floor=False, settings=SMALL.get(method, {})),
         folder / "checkpoints",
         Watch(time.time()),
         lambda what, done, total=None, aside="": told.append(aside if not what else ""),
