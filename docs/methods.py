@@ -1,11 +1,13 @@
 """Write ``docs/methods/`` from the methods themselves; with ``--check`` only look whether it is so.
 
-A page a method: its card, its settings, what was measured (fieldmark/methods/measured.csv), and a picture of what it
-looks at (docs/pictures/methods, drawn by benchmarks/methods.py), where there is one.
+A page a method: its card, its settings, what was measured (fieldmark/methods/measured.csv), a picture of what it looks
+at (docs/pictures/methods, drawn by benchmarks/methods.py), where there is one, and the rows and the picture of a
+benchmark of its own (benchmarks/results/NAME.csv, docs/pictures/NAME.png).
 """
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from fieldmark.methods import Card
 from fieldmark.methods.measured import Measured, measured, of
 
 FOLDER = Path(__file__).with_name("methods")
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 PICTURES = Path(__file__).with_name("pictures") / "methods"
 _FRONT = """# Methods
 
@@ -100,8 +103,9 @@ def page(card: Card) -> str:
         lines += _settings(card)
     lines += ["## Measured", ""]
     lines += [f"- Published: {card.paper}."] if card.paper else []
-    found = of(card.name)
-    lines += ["- Here: not measured yet."] if not found else ["", *_table(found)]
+    found, alone = of(card.name), _alone(card)
+    lines += ["", *_table(found)] if found else [] if alone else ["- Here: not measured yet."]
+    lines += alone
     lines += ["", "## Source", "", f"{card.source}. Code: `fieldmark/methods/{card.name}.py`.", ""]
     return "\n".join(lines)
 
@@ -133,6 +137,27 @@ def _table(found: list[Measured]) -> list[str]:
         numbers = [_number(row.top1, ".3f"), _number(row.spread, ".3f"), _number(row.delta, "+.1f")]
         numbers += [_number(row.training, ".1f"), _number(row.answer, ".1f"), _number(row.mark_hit, ".2f")]
         lines.append(_line([row.set, row.budget, str(row.n or ""), *numbers]))
+    return lines
+
+
+def _alone(card: Card) -> list[str]:
+    """What a benchmark of this method alone found."""
+    table, lines = RESULTS / f"{card.name}.csv", list[str]()
+    if table.is_file():
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        lines += [
+            "",
+            f"By `python benchmarks/{card.name}.py`:",
+            "",
+            _line(["photos", "what", "value", "note"]),
+        ]
+        lines.append(_line(["---", "---", "---:", "---"]))
+        lines += [
+            _line([row["set"], row["what"], f"{row['value']} {row['unit']}", row["note"]]) for row in rows
+        ]
+    if (PICTURES.parent / f"{card.name}.png").is_file():
+        lines += ["", f"![{card.name} at work](../pictures/{card.name}.png)"]
     return lines
 
 
