@@ -26,7 +26,7 @@ from fieldmark.train.trained import Judged, Known, Trained
 
 #: Photos whose descriptors are kept, for the embedding and for classes that are added later; within a budget not more
 #: than can be looked at in this share of it, or this many.
-KNOWN, KNOWN_TIME, KNOWN_LEAST = 1500, 0.05, 300
+KNOWN, KNOWN_TIME, KNOWN_LEAST = 1500, 0.05, 150
 #: Pictures by which a graph is compared with its network: some more where the median counts.
 COMPARED, COMPARED_SELECTING = 3, 5
 

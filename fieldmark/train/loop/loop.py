@@ -100,6 +100,8 @@ class Loop:
         self.before, self.began = 0.0, self.watch.spent
         #: When the next checkpoint may be written, by the watch: large ones are far apart where epochs are short.
         self.due = 0.0
+        #: Seconds that the last look at the held-out photos took.
+        self.looked = 0.0
 
     # -- the run
 
@@ -141,6 +143,8 @@ class Loop:
     def _settle(self, end: State) -> None:
         """End with these weights, or with some on the way to them; else with the best that was seen."""
         for share in SHARES:
+            if share < 1 and self.agreed(self.watch.left < self.looked):
+                return
             state = between(self.best.start, end, share)
             with instead(self.module, state):
                 score = self._score()
@@ -201,15 +205,19 @@ class Loop:
             return "done"
         if self.plan.patience and self.best.stale >= self.plan.patience:
             return "no better for a while"
-        if self.watch.deadline is not None and self.agreed(self.watch.left <= 0):
+        if self.watch.deadline is not None and self.agreed(self._left() <= 0):
             return "the budget is spent"
         return ""
+
+    def _left(self) -> float:
+        """Seconds until the last step must be done: held-out photos are looked at twice after it."""
+        return self.watch.left - 2 * self.looked
 
     def _estimate(self) -> None:
         """How many steps fit into what is left of the budget."""
         if self.watch.deadline is None or self.step == self.first:
             return
-        passed, left = self.watch.spent - self.began, self.agreed(self.watch.left)
+        passed, left = self.watch.spent - self.began, self.agreed(self._left())
         left = max(1, self.phase.steps_left(self.batches.epoch_steps, self.first, self.step, passed, left))
         if abs(left - (self.total - self.step)) > DIFFERENT * (self.total - self.step):
             self.total = int(self.agreed(self.step + left))
@@ -248,8 +256,10 @@ class Loop:
 
     def _judge(self) -> None:
         """The average's answers to the held-out photos: a row of the curve, and perhaps the new best."""
+        begun = self.watch.spent
         with instead(self.module, self.average.state):
             score = self._score()
+        self.looked = self.watch.spent - begun
         self.best.consider(self.average.state, score)
         if self.step:
             self.best.remember(self.average.state)

@@ -86,6 +86,26 @@ def test_a_budget_is_used_up_and_the_rate_falls_to_zero(
     assert top < 8 and clock.rates[top:] == sorted(clock.rates[top:], reverse=True), "it only falls"
 
 
+def test_looks_at_held_out_photos_have_their_time(
+    loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of a second, looks of three: the last look, and those by which it is settled what is kept, fit in."""
+    one = loop(tmp_path, watch=Watch(0.0, deadline=40.0), steps=60, judge_every=8, save_every=4)
+    clock, real, looks = Clock(one, lambda _: 1.0), one._score, []
+
+    def score() -> Any:
+        clock.now += 3.0
+        looks.append(clock.now)
+        return real()
+
+    monkeypatch.setattr(one, "_score", score)
+    monkeypatch.setattr(watches, "time", clock)
+    ended = one.run()
+    assert one.looked == 3.0 and len(looks) > len(ended.best.rows), "it was settled, too"
+    assert 34 <= clock.now <= 42, "used up, and not by looks that nobody planned"
+    assert clock.rates[-1] < 0.1
+
+
 def test_a_spent_budget_ends_before_the_next_step(
     loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

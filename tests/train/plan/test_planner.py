@@ -93,8 +93,8 @@ def test_views_are_smaller_than_photos(size: int, expected: int) -> None:
 
 def test_the_deadline_leaves_time_to_end() -> None:
     one = planner(budget=100.0, rate=50.0)
-    assert one.deadline(200, 50) == pytest.approx(98 - plans.WRITING - 250 / 50)
-    assert one.deadline(10**6, 0) == pytest.approx(98 - plans.WRITING - 300 / 50), "few are looked at again"
+    assert one.deadline(200, 50) == pytest.approx(98 - plans.WRITING - (50 + 200) / 50)
+    assert one.deadline(10**6, 0) == pytest.approx(98 - plans.WRITING - 250 / 50), "few are looked at again"
     long = planner(budget=1000.0, rate=50.0)
     assert long.deadline(10**6, 0) == pytest.approx(980 - plans.WRITING - finish.KNOWN / 50)
 
