@@ -49,6 +49,7 @@ class Network:
         self.links = chain(model, example, method.backbone)
         self.module = Training(method, criterion)
         self._learns: list[nn.Parameter] = []
+        self._usable: list[str] | None = None
 
     def _images(self, count: int) -> Tensor:
         chance = torch.Generator().manual_seed(0)
@@ -62,17 +63,20 @@ class Network:
 
     def usable(self) -> list[str]:
         """Names of links behind which the network may be cut: nothing that the method reads lies before them."""
-        if self.pixels:
-            return [link.name for link in self.links]
-        answer = []
-        for link in self.links:
-            try:
-                self.open(link.name)
-            except FieldmarkError:
-                break
-            self.close()
-            answer.append(link.name)
-        return answer
+        if self._usable is None:
+            self._usable = []
+            for link in () if self.pixels else self.links:
+                try:
+                    self.open(link.name)
+                except FieldmarkError:
+                    break
+                self.close()
+                self._usable.append(link.name)
+        return self._usable
+
+    def apart(self, name: str) -> bool:
+        """May what lies before this cut run apart? Else it only stays as it is, in every step."""
+        return name in self.usable()
 
     def open(self, name: str) -> nn.Sequential:
         """Cut behind the module called ``name``: from now on the method takes the tensor that the returned
@@ -98,18 +102,18 @@ class Network:
         return cut.lower
 
     def check(self, name: str) -> None:
-        """Raises FieldmarkError where it cannot be cut behind the module called ``name``."""
+        """Raises FieldmarkError where there is no module called ``name``."""
         self._below(name)
-        if not self.pixels:
-            self.open(name)
-            self.close()
 
     def freeze(self, name: str | None = None) -> None:
         """Leave all as it is up to the module called ``name`` (none: the whole backbone); what the method takes stays
         the same."""
-        below = [link.module for link in self._below(name)] if name else [self.method.backbone]
-        for module in below:
-            for parameter in module.parameters():
+        below = [self.method.backbone.parameters()]
+        if name:  # and what is in no module, such as a class token: it comes before them
+            below = [link.module.parameters() for link in self._below(name)]
+            below.append(self.method.backbone.model.parameters(recurse=False))
+        for parameters in below:
+            for parameter in parameters:
                 if parameter.requires_grad:
                     parameter.requires_grad_(False)
                     self._learns.append(parameter)

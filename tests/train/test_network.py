@@ -76,6 +76,28 @@ def test_a_transformer_is_not_cut_and_says_so(network: Make) -> None:
             net.open(link.name)
 
 
+def test_what_cannot_be_cut_can_stay_as_it_is(network: Make) -> None:
+    """Nothing before that place learns, and the rest has the gradient that it had."""
+    net = network("test_resnet")
+    name = net.links[len(net.usable())].name
+    assert not net.apart(name)
+    found = []
+    for frozen in (False, True):
+        if frozen:
+            net.freeze(name)
+        net.module(images(), torch.tensor([0, 1]))["loss"].backward()
+        found.append({n: p.grad.clone() for n, p in net.module.named_parameters() if p.grad is not None})
+        net.module.zero_grad(set_to_none=True)
+    whole, part = found
+    assert part and part.keys() < whole.keys() and all(close(part[n], whole[n]) for n in part)
+    net.close()
+    assert {n for n, p in net.module.named_parameters() if p.requires_grad} >= whole.keys()
+    tokens = network("test_vit", size=160)
+    tokens.freeze("patch_embed")
+    still = {n for n, p in tokens.module.named_parameters() if not p.requires_grad}
+    assert any("cls_token" in n for n in still) and any("pos_embed" in n for n in still)
+
+
 def test_what_learns(network: Make) -> None:
     net = network()
     free_ones = {name for name, p in net.module.named_parameters() if p.requires_grad}

@@ -54,21 +54,20 @@ class Speed:
 
 
 class Place(NamedTuple):
-    """Where a network may be cut: behind the module ``name``, with this share of its multiplications before it."""
+    """Behind the module ``name``, with this share of the multiplications before it. apart: may the network be cut
+    there? Elsewhere what lies before can only stay as it is."""
 
     name: str
     share: float
+    apart: bool = True
 
 
 def places(network: Network) -> list[Place]:
     """All places, from the photo on."""
-    usable = set(network.usable())
-    images = torch.zeros(1, 3, network.size, network.size)
-    parts = shares(network.links, images)
+    parts = shares(network.links, torch.zeros(1, 3, network.size, network.size))
     return [
-        Place(link.name, share)
+        Place(link.name, share, network.apart(link.name))
         for link, share in zip(network.links, parts, strict=True)
-        if link.name in usable
     ]
 
 
@@ -134,7 +133,7 @@ class Gauge:
         x = self._images(self.batch)
         if heads:
             network.freeze()
-        if cut and network.pixels:
+        if cut and not network.apart(cut):
             network.freeze(cut)
         elif cut:
             below = Lower(network.open(cut), self.size, self.workers)

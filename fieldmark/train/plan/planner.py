@@ -21,6 +21,9 @@ from fieldmark.train.recipe import Recipe
 #: Where networks are cut, as shares of the multiplications that lie before the cut: for maps that are kept, and
 #: for training on new views.
 KEPT, FRESH = 0.65, 0.35
+#: Methods that read early maps can only be cut before those. Where that is less than this share of what could stay as
+#: it is, more stays as it is and is computed in every step.
+NEARLY = 0.7
 #: Where the budget allows fewer epochs of new views than this, maps are kept.
 FEWEST_FRESH = 6.0
 #: Fewer epochs than this change nothing for the better: the instant model is the answer.
@@ -235,25 +238,32 @@ class Planner:
 
     # -- where and with what
 
-    def _cut(self, network: Network, most: float) -> str:
-        """The last place in the network with at most this share of its multiplications before it."""
+    def _cut(self, network: Network, most: float, apart: bool = False) -> str:
+        """The last place in the network with at most this share of its multiplications before it.
+
+        apart: one where it may be cut; else such a one is taken if it leaves not much less as it is than the last.
+        """
         if self.recipe.cut is not None:
             return "" if self.recipe.cut == "none" else self.recipe.cut
         if self.gpu:
             return ""
-        good = [place.name for place in self._cuts(network) if place.share <= most]
-        return good[-1] if good else ""
+        good = [place for place in self._cuts(network) if place.share <= most]
+        cuts = [place for place in good if place.apart]
+        if cuts and (apart or cuts[-1].share >= NEARLY * good[-1].share):
+            return cuts[-1].name
+        return good[-1].name if good and not apart else ""
 
     def _kept(self, network: Network) -> str:
         """Where maps are kept; "": nowhere."""
-        no = network.pixels or self.gpu or self.recipe.cut is not None or self.recipe.views == "new"
-        return "" if no else self._cut(network, KEPT)
+        no = self.gpu or self.recipe.cut is not None or self.recipe.views == "new"
+        return "" if no else self._cut(network, KEPT, apart=True)
 
     def _deepest(self, network: Network, photos: int) -> tuple[str, int]:
         """The cut behind which new layers learn alone, and how many views are kept there ("" and 0: none)."""
-        if network.pixels or self.gpu or not (places := self._cuts(network)):
+        cuts = [] if self.gpu else [place for place in self._cuts(network) if place.apart]
+        if not cuts:
             return "", 0
-        name, share = places[-1]
+        name, share, _ = cuts[-1]
         least, room = network.method.views, self._room(photos, measure.entries(network, name, self.size))
         if room < least or share < HEADS_WORTH:
             return "", 0

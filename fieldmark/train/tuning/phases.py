@@ -47,7 +47,7 @@ def feed_of(
     }
     if phase.heads:
         network.freeze()
-    if phase.cut and network.pixels:
+    if phase.cut and not network.apart(phase.cut):
         network.freeze(phase.cut)
     elif phase.cut:
         below = network.open(phase.cut)

@@ -15,7 +15,7 @@ from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.bundle import finish
 from fieldmark.train.plan import plan as plans
 from fieldmark.train.plan import planner as planners
-from fieldmark.train.plan.measure import Speed, shares
+from fieldmark.train.plan.measure import Place, Speed, shares
 
 
 def test_epochs_as_asked_for(network: Make) -> None:
@@ -155,6 +155,24 @@ def test_a_network_that_cannot_be_cut(network: Make, speeds: Make, budget: float
     if plan is not None:
         assert plan.phases[0].cut == "" and plan.phases[0].views == 0
         assert 1.5 <= plan.phases[0].steps * plan.phases[0].batch / 400 < 6
+
+
+@pytest.mark.parametrize("late", [0.1, 0.3])
+def test_methods_that_read_early_maps_leave_more_as_it_is(
+    network: Make, speeds: Make, monkeypatch: pytest.MonkeyPatch, late: float
+) -> None:
+    """Where the last cut lies a good way before what could stay as it is; maps are kept at a cut only."""
+    speeds(Speed(400.0, 50.0))
+    found = [
+        Place("conv_stem", 0.05),
+        Place("blocks.0", late),
+        Place("blocks.1", 0.34, False),
+        Place("x", 0.6, False),
+    ]
+    monkeypatch.setattr(planners.measure, "places", lambda _: found)
+    one = planner(budget=600.0)
+    assert one._cut(network(), planners.FRESH) == ("blocks.1" if late == 0.1 else "blocks.0")
+    assert one._kept(network()) == "blocks.0"
 
 
 def test_what_cannot_be_done_as_asked_is_told(network: Make) -> None:
