@@ -21,9 +21,9 @@ from fieldmark.runtime.errors import FieldmarkError
 
 #: Largest difference from the module that a graph may show, relative to the largest answer.
 TOLERANCE = 2e-3
-#: Rounding of the input, relative to its largest value, and how many times the change that it makes in the answers of
-#: a module that chooses places a graph may show.
-ROUNDING, TIMES = 1e-6, 3.0
+#: Rounding of the input, relative to its largest value, how often it is drawn, and how many times the largest change
+#: that it makes in the answers of a module that chooses places a graph may show.
+ROUNDING, DRAWS, TIMES = 1e-6, 5, 3.0
 OPSET = 18
 
 
@@ -85,10 +85,9 @@ def parity(
 def rounding(answer: Callable[[np.ndarray], np.ndarray], images: np.ndarray, expected: np.ndarray) -> float:
     """How far answers may be apart where places are chosen: `TIMES` what rounding of the images [B, 3, H, W] changes
     in those of ``answer``, which are ``expected`` [B, d] without it."""
-    noise = np.random.default_rng(0).standard_normal(images.shape, np.float32)
-    return TIMES * difference(
-        answer(images + ROUNDING * np.abs(images).max() * noise), expected, selects=True
-    )
+    chance, size = np.random.default_rng(0), ROUNDING * np.abs(images).max()
+    rounded = (images + size * chance.standard_normal(images.shape, np.float32) for _ in range(DRAWS))
+    return TIMES * max(difference(answer(one), expected, selects=True) for one in rounded)
 
 
 def _export(module: nn.Module, images: Tensor, path: Path, output: str, exporter: str) -> None:
