@@ -208,6 +208,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--methods", nargs="+", metavar="METHOD")
     parser.add_argument("--sets", nargs="+", metavar="SET")
+    parser.add_argument("--seeds", type=int, metavar="N", help="how many  [default: 3; 1 for the screening]")
     for flag in ("instant", "final", "tables", "pictures", "plot"):
         parser.add_argument(f"--{flag}", action="store_true")
     chosen = parser.parse_args()
@@ -220,11 +221,11 @@ def main() -> None:
     elif chosen.pictures:
         pictures(chosen.methods, work)
     elif chosen.instant:
-        measure(chosen.sets or [*FINAL], chosen.methods, SEEDS, INSTANT, work)
+        measure(chosen.sets or [*FINAL], chosen.methods, chosen.seeds or SEEDS, INSTANT, work)
     elif chosen.final:
-        measure(chosen.sets or [*FINAL], chosen.methods or best(), SEEDS, FINALLY, work)
+        measure(chosen.sets or [*FINAL], chosen.methods or best(), chosen.seeds or SEEDS, FINALLY, work)
     else:
-        measure(chosen.sets or [*SCREEN], chosen.methods, 1, SCREENED, work)
+        measure(chosen.sets or [*SCREEN], chosen.methods, chosen.seeds or 1, SCREENED, work)
 
 
 if __name__ == "__main__":

@@ -102,13 +102,21 @@ def warm_head(
 def warm_new(learner: Learner, views: Views, criterion: Criterion, seed: int) -> None:
     """Train the head, in place, on what the method's new layers make of the views before they learn.
 
-    Their batch norms take, and remember, the statistics of the views, as in training.
+    Their batch norms begin with the statistics of all the views: those of the last few batches, which they keep while
+    they learn, would be far from right for as long.
     """
     modes = [(one, one.training) for one in learner.modules()]
+    norms = [one for one, trains in modes if trains and isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momentum = [one.momentum for one in norms]
     for one, _ in modes:
-        one.training &= isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d)
+        one.training = one in norms
+    for one in norms:
+        one.reset_running_stats()
+        one.momentum = None  # the mean of all batches
     with torch.no_grad():
         seen = [(learner.describe(x).float().cpu(), labels.cpu()) for x, labels in views()]
+    for one, before in zip(norms, momentum, strict=True):
+        one.momentum = before
     z, labels = (torch.cat(some).numpy() for some in zip(*seen, strict=True))
     known = labels < last_of(learner.head).out_features
     device = next(learner.head.parameters()).device

@@ -140,7 +140,10 @@ def test_new_layers_begin_with_a_head_that_fits_them() -> None:
     assert learner.training and not learner.backbone[1].training, "as it was"
     assert all(map(torch.equal, kept, learner.backbone.state_dict().values()))
     assert all(map(torch.equal, local, learner.local.parameters())), "only the head learns"
-    assert learner.local[1].running_mean.abs().max() > 0, "statistics of the photos"
+    with torch.no_grad():
+        seen = learner.local[0](learner.backbone(x))
+    torch.testing.assert_close(learner.local[1].running_mean, seen.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert learner.local[1].momentum == 0.1, "and from now on as ever"
     learner.eval()
     with torch.no_grad():
         right = learner.head(learner.describe(x[:300])).argmax(1) == labels[:300]
