@@ -223,5 +223,5 @@ class Fieldmark:
         """How many photos are named rightly."""
         loop = self.loop
         loop.feed = self._feed(self.of(rows))
-        answers = loop.logits().argmax(1).tolist()
+        answers = loop.judge.logits().argmax(1).tolist()
         return sum(answer == label for answer, (_, label) in zip(answers, rows, strict=True))

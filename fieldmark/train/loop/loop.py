@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from fieldmark.data.augment.mix import mix
@@ -22,8 +22,9 @@ from fieldmark.train.heads.warm import warm_new
 from fieldmark.train.loop import checkpoint
 from fieldmark.train.loop.averages import Average, State, between, copied, instead, learned, put
 from fieldmark.train.loop.batches import Batches
-from fieldmark.train.loop.best import Best, Score
+from fieldmark.train.loop.best import Best
 from fieldmark.train.loop.feeds import Feed, maps_tensor
+from fieldmark.train.loop.judge import Judge
 from fieldmark.train.loop.stepper import Stepper
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
@@ -81,7 +82,8 @@ class Loop:
         self.module.train()
         network.freeze_statistics()
         self.average = Average(self.module, plan.average)
-        self.targets, self.held = (torch.from_numpy(y).to(device) for y in (labels, held))
+        self.targets = torch.from_numpy(labels).to(device)
+        self.judge = Judge(network, feed, accelerator, held)
         self.batch = min(self.phase.batch, len(labels) // self.world * self.world)
         self.stepper = Stepper(
             network,
@@ -100,8 +102,6 @@ class Loop:
         self.before, self.began = 0.0, self.watch.spent
         #: When the next checkpoint may be written, by the watch: large ones are far apart where epochs are short.
         self.due = 0.0
-        #: Seconds that the last look at the held-out photos took.
-        self.looked = 0.0
 
     # -- the run
 
@@ -143,13 +143,13 @@ class Loop:
     def _settle(self, end: State) -> None:
         """End with these weights, or with some on the way to them; else with the best that was seen."""
         for share in SHARES:
-            if share < 1 and self.agreed(self.watch.left < self.looked):
+            if share < 1 and self.agreed(self.watch.left < self.judge.seconds):
                 return
             state = between(self.best.start, end, share)
             with instead(self.module, state):
-                score = self._score()
+                score = self.judge.score()
             always = not self.learner.judged
-            if self.best.settle(state, score, len(self.held), self.floor, always):
+            if self.best.settle(state, score, len(self.judge.held), self.floor, always):
                 return
 
     def _photos(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -211,7 +211,7 @@ class Loop:
 
     def _left(self) -> float:
         """Seconds until the last step must be done: held-out photos are looked at twice after it."""
-        return self.watch.left - 2 * self.looked
+        return self.watch.left - 2 * self.judge.seconds
 
     def _estimate(self) -> None:
         """How many steps fit into what is left of the budget."""
@@ -236,30 +236,12 @@ class Loop:
         passed = self.watch.spent - self.began
         return (self.step - self.first) * self.batch / max(passed, 1e-9)
 
-    @torch.no_grad()
-    def logits(self) -> Tensor:
-        """Of the held-out photos: [M, C], on the CPU."""
-        training = self.module.training
-        self.module.eval()
-        try:
-            out = []
-            for images in self.feed.held_out(self.rank, self.world):
-                with self.accelerator.autocast():
-                    out.append(self.module.logits(images.to(self.accelerator.device)).float().cpu())
-        finally:
-            self.module.train(training)
-            self.network.freeze_statistics()
-        return torch.cat(gather_object(out))
-
-    def _score(self) -> Score:
-        return Score.of(self.logits(), self.held.cpu())
-
     def _judge(self) -> None:
         """The average's answers to the held-out photos: a row of the curve, and perhaps the new best."""
         begun = self.watch.spent
         with instead(self.module, self.average.state):
-            score = self._score()
-        self.looked = self.watch.spent - begun
+            score = self.judge.score()
+        self.judge.seconds = self.watch.spent - begun
         self.best.consider(self.average.state, score)
         if self.step:
             self.best.remember(self.average.state)

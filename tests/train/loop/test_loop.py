@@ -136,9 +136,7 @@ def test_it_learns_and_leaves_the_best_weights(loop: Make, tmp_path: Path) -> No
     )
     assert {"phase", "epoch", "lr", "held_out_accuracy", "held_out_loss"} <= ended.best.rows[3].keys()
     assert ended.best.rows[3]["epoch"] == 5.0 and ended.best.rows[0]["lr"] == 0.0
-    assert Score.of(one.logits(), one.held) == ended.best.score, (
-        "the network has the weights that were scored"
-    )
+    assert one.judge.score() == ended.best.score, "the network has the weights that were scored"
     assert [what[1] for what in told if what[0] == "step"] == list(range(1, 31))
     assert [what[1]["step"] for what in told if what[0] == "curve"] == [0, 5, 10, 15, 20, 25, 30]
     assert one.module.training is True and ended.seconds > 0
@@ -153,7 +151,7 @@ def test_the_last_weights_are_kept_where_answers_do_not_judge_them(
     one = loop(tmp_path, steps=steps, judge_every=2, average=0.5)
     one.learner.judged = judged
     scores = [Score(1.0, 0.0)]
-    one._score = lambda: scores.pop() if scores else Score(0.0, 9.0)
+    one.judge.score = lambda: scores.pop() if scores else Score(0.0, 9.0)
     best = one.run().best
     expected = best.start if judged else soup(best.recent)
     assert best.state.keys() == expected.keys()

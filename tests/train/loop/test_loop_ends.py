@@ -29,13 +29,13 @@ def test_ctrl_c_ends_with_the_best_so_far(loop: Make, tmp_path: Path) -> None:
     ended = one.run()
     assert ended.stopped == "interrupted" and ended.photos == 40
     assert ended.best.rows[-1]["step"] == 5, "the last weights are judged, too"
-    assert Score.of(one.logits(), one.held) == ended.best.score
+    assert one.judge.score() == ended.best.score
 
 
 def test_patience(loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.6, 0.6, 0.5, 0.7, *[0.1] * 9])
     one = loop(tmp_path, judge_every=1, patience=3)
-    monkeypatch.setattr(one, "_score", lambda: Score(next(scores), 1.0))
+    monkeypatch.setattr(one.judge, "score", lambda: Score(next(scores), 1.0))
     ended = one.run()
     assert ended.stopped == "no better for a while" and one.step == 7 and ended.best.score.accuracy == 0.7
 
@@ -91,17 +91,17 @@ def test_looks_at_held_out_photos_have_their_time(
 ) -> None:
     """Steps of a second, looks of three: the last look, and those by which it is settled what is kept, fit in."""
     one = loop(tmp_path, watch=Watch(0.0, deadline=40.0), steps=60, judge_every=8, save_every=4)
-    clock, real, looks = Clock(one, lambda _: 1.0), one._score, []
+    clock, real, looks = Clock(one, lambda _: 1.0), one.judge.score, []
 
     def score() -> Any:
         clock.now += 3.0
         looks.append(clock.now)
         return real()
 
-    monkeypatch.setattr(one, "_score", score)
+    monkeypatch.setattr(one.judge, "score", score)
     monkeypatch.setattr(watches, "time", clock)
     ended = one.run()
-    assert one.looked == 3.0 and len(looks) > len(ended.best.rows), "it was settled, too"
+    assert one.judge.seconds == 3.0 and len(looks) > len(ended.best.rows), "it was settled, too"
     assert 34 <= clock.now <= 42, "used up, and not by looks that nobody planned"
     assert clock.rates[-1] < 0.1
 
