@@ -33,6 +33,8 @@ STEPS = 100
 #: Share of its weights that the head keeps: better than all and than a tenth of them, on photos of grocery_store that
 #: were kept out of train; than all of them on those of cub100, too.
 SOFT = 1 / 3
+#: Shorter descriptors of new layers are made so long: it says how far a step moves the logits.
+LENGTH = 3.0
 #: Views are drawn as if for these epochs, which training does not reach.
 FIRST_EPOCH = 1_000_000
 
@@ -103,7 +105,8 @@ def warm_new(learner: Learner, views: Views, criterion: Criterion, seed: int) ->
     """Train the head, in place, on what the method's new layers make of the views before they learn.
 
     Their batch norms begin with the statistics of all the views: those of the last few batches, which they keep while
-    they learn, would be far from right for as long.
+    they learn, would be far from right for as long. What they give may be far from 0 and nearly alike, so the head is
+    trained on what is left without the mean, and at least of length `LENGTH`.
     """
     modes = [(one, one.training) for one in learner.modules()]
     norms = [one for one, trains in modes if trains and isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d)]
@@ -119,12 +122,23 @@ def warm_new(learner: Learner, views: Views, criterion: Criterion, seed: int) ->
         one.momentum = before
     z, labels = (torch.cat(some).numpy() for some in zip(*seen, strict=True))
     known = labels < last_of(learner.head).out_features
-    device = next(learner.head.parameters()).device
-    warm_head(learner.head.cpu(), [z[known]], labels[known], criterion.cpu(), seed)
+    device, mean = next(learner.head.parameters()).device, z[known].mean(0)
+    z = z - mean
+    length = min(1.0, float(np.linalg.norm(z[known], axis=1).mean()) / LENGTH) or 1.0
+    warm_head(learner.head.cpu(), [z[known] / length], labels[known], criterion.cpu(), seed)
+    take(learner.head, mean, length)
     learner.head.to(device)
     criterion.to(device)
     for one, training in modes:
         one.training = training
+
+
+@torch.no_grad()
+def take(head: nn.Module, mean: np.ndarray, length: float) -> None:
+    """From now on a head that was trained on (z - mean) / length takes z itself. mean: [d]."""
+    last, first = last_of(head), head[0] if isinstance(head, nn.Sequential) else head
+    first.weight.div_(length)  # type: ignore[union-attr, operator]
+    last.bias.sub_(head(torch.from_numpy(mean)[None])[0] - last.bias)
 
 
 def last_of(head: nn.Module) -> nn.Linear:

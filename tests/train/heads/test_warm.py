@@ -149,3 +149,20 @@ def test_new_layers_begin_with_a_head_that_fits_them() -> None:
         right = learner.head(learner.describe(x[:300])).argmax(1) == labels[:300]
     assert right.float().mean() > 0.8
     assert all(parameter.grad is None for parameter in learner.parameters())
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_descriptors_that_are_far_off_and_nearly_alike(rank: int | None) -> None:
+    """As if they were of mean 0 and some length: the head says the same of them."""
+    z, y = clouds(600)
+    far = torch.from_numpy(0.01 * z.astype(np.float32) + 5)
+    learner: Any = nn.Module()
+    learner.describe = lambda x: x
+    full = nn.Linear(rank or 6, 3)
+    learner.head = nn.Sequential(nn.Linear(6, rank, bias=False), full) if rank else full
+    views = zip(far.split(50), torch.from_numpy(y).split(50), strict=True)
+    warm_new(learner, lambda: views, build("cross_entropy", classes=3, embedding=4), 0)
+    theirs = LogisticRegression(C=1.0, max_iter=500).fit(z.astype(np.float64), y)
+    with torch.no_grad():
+        right = learner.head(far).argmax(1).numpy() == y
+    assert right.mean() >= theirs.score(z, y) - 0.03
