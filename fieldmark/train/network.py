@@ -64,7 +64,7 @@ class Network:
     def usable(self) -> list[str]:
         """Names of links behind which the network may be cut: nothing that the method reads lies before them."""
         if self._usable is None:
-            self._usable = []
+            self._usable, still, self._learns = [], self._learns, []  # what is frozen stays so
             for link in () if self.pixels else self.links:
                 try:
                     self.open(link.name)
@@ -72,6 +72,7 @@ class Network:
                     break
                 self.close()
                 self._usable.append(link.name)
+            self._learns = still
         return self._usable
 
     def apart(self, name: str) -> bool:

@@ -76,6 +76,18 @@ def test_a_transformer_is_not_cut_and_says_so(network: Make) -> None:
             net.open(link.name)
 
 
+def test_looking_for_cuts_leaves_frozen_what_is_frozen(network: Make) -> None:
+    """As in a run that goes on, or in a process that did not make the plan."""
+    one, other = network(), network()
+    for net in (one, other):
+        net.freeze()
+    assert one.usable() and other.apart(one.usable()[1])
+    for net in (one, other):
+        assert not any(p.requires_grad for p in net.method.backbone.parameters())
+        net.close()
+        assert any(p.requires_grad for p in net.method.backbone.parameters())
+
+
 def test_what_cannot_be_cut_can_stay_as_it_is(network: Make) -> None:
     """Nothing before that place learns, and the rest has the gradient that it had."""
     net = network("test_resnet")
