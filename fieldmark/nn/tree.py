@@ -129,10 +129,6 @@ class Tree(nn.Module):
         total = sums[0].logsumexp(1, keepdim=True)
         return [one - total for one in sums]
 
-    def shares(self, targets: Tensor) -> Tensor:
-        """Class numbers [B], or shares [B, C] -> shares [B, C]."""
-        return nn.functional.one_hot(targets, self.sizes[-1]).float() if targets.ndim == 1 else targets
-
     def node_shares(self, targets: Tensor) -> Tensor:
         """Numbers of labels of any level [B], or shares of the first of them [B, <= K] -> shares [B, K]."""
         if targets.ndim == 1:

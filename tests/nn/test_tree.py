@@ -166,15 +166,16 @@ def test_gradients():
 
 def test_shares_of_groups():
     one = tree()
-    assert one.shares(torch.tensor([4, 5])).tolist() == [[0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 0]]
     mixed = torch.tensor([[0.5, 0.0, 0.25, 0.0, 0.0, 0.0, 0.25]])
-    assert one.shares(mixed) is mixed
     assert one.rolled_up(one.node_shares(mixed), 1).tolist() == [[0.5, 0.25, 0, 0, 0]], "class 6 has no genus"
     every = one.node_shares(torch.tensor([4, 5, 8, 12]))
     assert every.shape == (4, 15) and every.argmax(1).tolist() == [4, 5, 8, 12] and every.sum() == 4
     assert one.rolled_up(every, 0).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0]], (
         "class 5 has no family"
     )
+    own = [one.own_shares(every, level) for level in range(one.depth)]
+    assert [part.shape[1] for part in own] == one.sizes and [float(part.sum()) for part in own] == [1, 1, 2]
+    assert one.above(every, 0).sum(1).tolist() == [1, 1, 1, 1], "what stands in for a group counts here"
     assert one.rolled_up(every, 1).argmax(1).tolist()[::2] == [2, 1]
     assert one.rolled_up(every, 1)[3].sum() == 0, "a family does not say which genus"
     wide = torch.nn.functional.pad(mixed / 2, (0, 6))  # columns up to the first family

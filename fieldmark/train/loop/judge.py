@@ -14,11 +14,11 @@ from fieldmark.train.network import Network
 
 
 class Judge:
-    """Every process answers to its share of them. held: [M] their classes; seconds: that the last look took."""
+    """Every process answers to its share of them. held: [M] their classes."""
 
     def __init__(self, network: Network, feed: Feed, accelerator: Accelerator, held: np.ndarray):
         self.network, self.feed, self.accelerator = network, feed, accelerator
-        self.held, self.seconds = torch.from_numpy(held), 0.0
+        self.held = torch.from_numpy(held)
 
     @torch.no_grad()
     def logits(self) -> Tensor:

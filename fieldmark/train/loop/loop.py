@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor
 
 from fieldmark.data.augment.mix import mix
@@ -84,6 +84,7 @@ class Loop:
         self.average = Average(self.module, plan.average)
         self.targets = torch.from_numpy(labels).to(device)
         self.judge = Judge(network, feed, accelerator, held)
+        self.looked = 0.0  # seconds that its last look took
         self.batch = min(self.phase.batch, len(labels) // self.world * self.world)
         self.stepper = Stepper(
             network,
@@ -115,6 +116,8 @@ class Loop:
             self.network.freeze_statistics()
             if self.phase.fresh and self.learner.fitted:
                 warm_new(self.learner, self._photos, self.module.criterion, self.plan.seed)
+                for parameter in self.learner.head.parameters():  # GPUs may differ in the last bit
+                    broadcast(parameter.data)
             self.average = Average(self.module, self.plan.average)  # of what it is now
             self.best.start = copied(learned(self.module))
             self._judge()
@@ -143,7 +146,7 @@ class Loop:
     def _settle(self, end: State) -> None:
         """End with these weights, or with some on the way to them; else with the best that was seen."""
         for share in SHARES:
-            if share < 1 and self.agreed(self.watch.left < self.judge.seconds):
+            if share < 1 and self.agreed(self.watch.left < self.looked):
                 return
             state = between(self.best.start, end, share)
             with instead(self.module, state):
@@ -211,7 +214,7 @@ class Loop:
 
     def _left(self) -> float:
         """Seconds until the last step must be done: held-out photos are looked at twice after it."""
-        return self.watch.left - 2 * self.judge.seconds
+        return self.watch.left - 2 * self.looked
 
     def _estimate(self) -> None:
         """How many steps fit into what is left of the budget."""
@@ -241,7 +244,7 @@ class Loop:
         begun = self.watch.spent
         with instead(self.module, self.average.state):
             score = self.judge.score()
-        self.judge.seconds = self.watch.spent - begun
+        self.looked = self.watch.spent - begun
         self.best.consider(self.average.state, score)
         if self.step:
             self.best.remember(self.average.state)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -165,6 +166,26 @@ def test_clear(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def goes_on(folder: Path, fresh: Any, steps: Any, idle: bool = False) -> torch.optim.Optimizer:
+    """Three steps (``idle``: none), a checkpoint and three more end where three from the checkpoint do."""
+    model, optimizer = fresh()
+    if not idle:
+        steps(model, optimizer, range(3))
+    packed, rest = checkpoint.pack_optimizer(optimizer)
+    checkpoint.write(folder, 3, {**packed, "w": model.weight, "b": model.bias}, {"optimizer": rest})
+    steps(model, optimizer, range(3, 6))
+    saved = checkpoint.newest(folder)
+    assert saved is not None
+    other, again = fresh()
+    with torch.no_grad():
+        other.weight.copy_(saved.tensors["w"])
+        other.bias.copy_(saved.tensors["b"])
+    checkpoint.unpack_optimizer(again, saved.tensors, saved.state["optimizer"])
+    steps(other, again, range(3, 6))
+    assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
+    return again
+
+
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "plain sgd", "rmsprop", "idle"])
 def test_an_optimiser_goes_on_to_the_bit(tmp_path: Path, name: str) -> None:
     how = {
@@ -188,22 +209,8 @@ def test_an_optimiser_goes_on_to_the_bit(tmp_path: Path, name: str) -> None:
             model(x).square().mean().backward()
             optimizer.step()
 
-    model, optimizer = fresh()
-    if name != "idle":
-        steps(model, optimizer, range(3))
-    packed, rest = checkpoint.pack_optimizer(optimizer)
-    checkpoint.write(tmp_path, 3, {**packed, "w": model.weight, "b": model.bias}, {"optimizer": rest})
-    steps(model, optimizer, range(3, 6))
-
-    saved = checkpoint.newest(tmp_path)
-    other, again = fresh()
-    with torch.no_grad():
-        other.weight.copy_(saved.tensors["w"])
-        other.bias.copy_(saved.tensors["b"])
-    checkpoint.unpack_optimizer(again, saved.tensors, saved.state["optimizer"])
+    again = goes_on(tmp_path, fresh, steps, idle=name == "idle")
     assert again.param_groups[0]["peak"] == 1 / 3
-    steps(other, again, range(3, 6))
-    assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
@@ -222,19 +229,7 @@ def test_moments_stay_with_their_weights_in_any_layout(tmp_path: Path, name: str
             model(x.contiguous(memory_format=torch.channels_last)).square().mean().backward()
             optimizer.step()
 
-    model, optimizer = fresh()
-    steps(model, optimizer, range(3))
-    packed, rest = checkpoint.pack_optimizer(optimizer)
-    checkpoint.write(tmp_path, 3, {**packed, "w": model.weight, "b": model.bias}, {"optimizer": rest})
-    steps(model, optimizer, range(3, 6))
-    saved = checkpoint.newest(tmp_path)
-    other, again = fresh()
-    with torch.no_grad():
-        other.weight.copy_(saved.tensors["w"])
-        other.bias.copy_(saved.tensors["b"])
-    checkpoint.unpack_optimizer(again, saved.tensors, saved.state["optimizer"])
-    steps(other, again, range(3, 6))
-    assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
+    goes_on(tmp_path, fresh, steps)
 
 
 def test_another_optimisers_state_is_refused() -> None:

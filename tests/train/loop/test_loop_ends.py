@@ -101,7 +101,7 @@ def test_looks_at_held_out_photos_have_their_time(
     monkeypatch.setattr(one.judge, "score", score)
     monkeypatch.setattr(watches, "time", clock)
     ended = one.run()
-    assert one.judge.seconds == 3.0 and len(looks) > len(ended.best.rows), "it was settled, too"
+    assert one.looked == 3.0 and len(looks) > len(ended.best.rows), "it was settled, too"
     assert 34 <= clock.now <= 42, "used up, and not by looks that nobody planned"
     assert clock.rates[-1] < 0.1
 
