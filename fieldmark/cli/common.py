@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fieldmark.cli.interrupt import patient
 from fieldmark.cli.screen import Screen
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 
@@ -73,9 +74,8 @@ def verb(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         @functools.wraps(function)
         def run(*, config: Path | None, json: bool, quiet: bool, **flags: Any) -> None:
             goes_on = bool(flags.get("out")) and "resume" in flags
-            with errors_as_lines(
-                "interrupted: the same command with --resume goes on" if goes_on else "interrupted"
-            ):
+            said = "interrupted: the same command with --resume goes on" if goes_on else "interrupted"
+            with errors_as_lines(said), patient():
                 function(Screen(json=json, quiet=quiet), **flags)
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]

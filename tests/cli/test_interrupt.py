@@ -1,0 +1,88 @@
+"""Ctrl-C while something is imported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fieldmark.cli.interrupt import patient
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+SLOW = """
+import time
+END = time.monotonic() + 1
+while time.monotonic() < END:
+    time.sleep(0.01)
+done = True
+"""
+PROGRAM = """
+import sys, threading
+from fieldmark.cli.interrupt import patient
+with patient():
+    print("ready", flush=True)
+    if "aside" in sys.argv:
+        other = threading.Thread(target=__import__, args=("slow",))
+        other.start()
+    try:
+        import slow
+    except KeyboardInterrupt:
+        print("cut", flush=True)
+        raise
+    try:
+        while True:
+            other = None
+    except KeyboardInterrupt:
+        print("whole", slow.done, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "aside"])
+def test_an_import_ends_first(tmp_path: Path, how: str) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, how],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert (rest, process.returncode) == ("whole True\n", 0)
+
+
+def test_else_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), patient():
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(5)
+    assert time.monotonic() - began < 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_others_set_stays() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with patient():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    def other() -> None:
+        with patient():  # signals are the main thread's
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    seen: list[object] = []
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert seen == [before]
