@@ -3,7 +3,8 @@
 One row a number, for each method, set, budget in minutes and seed: ``fieldmark train SET --budget Nm`` with an empty
 cache, or a peer from benchmarks/peers/, each as a process on the same photos (train and val learned from, test judged
 once, off the clock), with the same EfficientNet-Lite0 weights. Seconds are from the start of the process to the model
-on disk; photos a second are photos through the optimiser, counted once a pass, over those seconds. ``fastai`` and
+on disk; photos a second are photos through the optimiser, counted once a pass, over those seconds, and "of training"
+over those of its training alone, from the first map that is cached to the last step. ``fastai`` and
 ``hf_trainer`` need environments of their own: their scripts say how to make them; FASTAI_PYTHON and HF_PYTHON name
 their interpreters (default: in fastai-venv and hf-venv of the temporary folder).
 
@@ -46,10 +47,11 @@ OVERSHOT = 1.05
 AT, ABOVE = 10.0, 2
 #: How many times a peer's photos a second, where the note of our row has this word for how it was trained.
 TIMES = {"fastai": ("cached", 8), "plain_loop": ("end-to-end", 1.2)}
+OF_TRAINING = "photos a second of training"
 #: Rates and counts that are told beside seconds and top-1.
 TOLD = {
     "photos_per_second": ("photos a second", "photos/s"),
-    "photos_per_second_training": ("photos a second of training", "photos/s"),
+    "photos_per_second_training": (OF_TRAINING, "photos/s"),
     "epochs": ("epochs", "epochs"),
 }
 
@@ -130,7 +132,7 @@ def fieldmark(cell: picture.Cell, results: common.Results, limit: int | None) ->
     phases = (chosen.get("plan") or {}).get("phases", [])
     how = " then ".join("cached stages" if phase["views"] else "end-to-end" for phase in phases)
     note = "; ".join(str(word) for word in (told.get("mode"), how) if word)
-    if told.get("photos_per_second"):  # what train tells is the speed of its steps alone
+    if told.get("photos_per_second"):  # what train tells is the speed of its training alone
         told["photos_per_second_training"] = told["photos_per_second"]
         seen = told["epochs"] * (told["n_train"] - chosen["held_out"])
         told["photos_per_second"] = seen / told["seconds"]
@@ -165,6 +167,12 @@ def warm_up(methods: list[str], results: common.Results) -> None:
             common.run([python(method), "-c", f"import {PEERS[method][3]}"], results.work / "cache", False)
 
 
+def nearest(found: dict[picture.Cell, picture.Measured], wanted: picture.Cell) -> picture.Measured | None:
+    """A cell, or that of the budget nearest to it: a peer's speed is the same at any."""
+    same = [cell for cell in found if cell._replace(minutes=wanted.minutes) == wanted]
+    return found[min(same, key=lambda cell: abs(cell.minutes - wanted.minutes))] if same else None
+
+
 def compare(results: common.Results) -> None:
     """Our cells beside the peers' of the same set, budget and seed, on this machine."""
     mine = [row for row in results.rows() if row["machine"] == results.facts["machine"]]
@@ -176,27 +184,28 @@ def compare(results: common.Results) -> None:
         others = {
             name: found[cell._replace(method=name)] for name in PEERS if cell._replace(method=name) in found
         }
-        if cell.method != OURS or not others:
+        if cell.method != OURS:
             continue
         top1, name = float(told["top-1"]["value"]), label(OURS, cell.minutes)
-        points = {other: 100 * (top1 - float(one["top-1"]["value"])) for other, one in others.items()}
-        best = min(points, key=lambda other: points[other])
         own: dict[str, Any] = {"set": cell.set, "seed": cell.seed}
-        note = f"{best} is the best of {', '.join(points)}"
-        results.add(
-            *(f"{name}, above the best peer", points[best], "points"), **own, wanted="value >= 0", note=note
-        )
+        points = {other: 100 * (top1 - float(one["top-1"]["value"])) for other, one in others.items()}
+        if points:
+            best = min(points, key=lambda other: points[other])
+            note = f"{best} is the best of {', '.join(points)}"
+            what = f"{name}, above the best peer"
+            results.add(what, points[best], "points", **own, wanted="value >= 0", note=note)
         if cell.minutes == AT and "plain_loop" in points:
             above.setdefault(cell.set, []).append(points["plain_loop"])
-        for other, one in others.items():
-            rates = [each.get("photos a second") for each in (told, one)]
-            if rates[0] and rates[1]:
+        for other in PEERS:
+            one = nearest(found, cell._replace(method=other))
+            rates = [
+                float(each[OF_TRAINING]["value"]) for each in (told, one) if each and OF_TRAINING in each
+            ]
+            if len(rates) == 2:
                 word, least = TIMES.get(other, ("", 0))
-                wanted = f"value >= {least}" if word and word in rates[0]["note"] else None
-                ratio = float(rates[0]["value"]) / float(rates[1]["value"])
-                results.add(
-                    *(f"{name}, times the photos a second of {other}", ratio, "times"), **own, wanted=wanted
-                )
+                wanted = f"value >= {least}" if word and word in told[OF_TRAINING]["note"] else None
+                what = f"{name}, times the photos a second of {other}"
+                results.add(what, rates[0] / rates[1], "times", **own, wanted=wanted)
     if above:
         means = {name: statistics.mean(over_seeds) for name, over_seeds in above.items()}
         best = max(means, key=lambda name: means[name])

@@ -72,6 +72,7 @@ class Course:
         network, plan, material = self.network, self.plan, self.material
         if self.accelerator.is_main_process:
             drop_maps(self.folder, plan, number)
+        began = self.watch.spent
         feed = feed_of(
             network,
             plan,
@@ -84,6 +85,7 @@ class Course:
             accelerator=self.accelerator,
             progress=lambda done, total: self.tell.report("making maps", done, total),
         )
+        making = self.watch.spent - began  # of maps, which belongs to the time that training takes
         self.tell.loop = loop = Loop(
             network,
             feed,
@@ -100,6 +102,7 @@ class Course:
         if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
             self.tell("note", why)
         outcome = loop.run(saved)
+        outcome = outcome._replace(seconds=making + outcome.seconds)
         feed.close()
         as_it_was(network.module)
         network.module.cpu()
