@@ -1,8 +1,8 @@
 """Arrange what was measured as the tables that the docs show: ``python benchmarks/summary.py [--results FOLDER]``
 
 The benchmarks write one number a row. This reads their rows and writes, beside them: summary.csv (every number that
-something was wanted of), train.csv, peers.csv, predict.csv, start.csv, choices.csv, search.csv. Nothing is measured
-here. Then ``python benchmarks/tables.py`` puts the tables into the pages.
+something was wanted of), glance.csv (the README's few), train.csv, peers.csv, predict.csv, start.csv, choices.csv,
+search.csv. Nothing is measured here. Then ``python benchmarks/tables.py`` puts the tables into the pages.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ JUDGED = (
 TRAIN = {
     "training photos": ("train, cold cache", "n"),
     "seconds": ("train, cold cache", "value"),
+    "with judging and report": ("whole command, with evaluation and report", "value"),
     "times the bare graph": ("train, cold cache", "ratio"),
     "seconds, again": ("train again, warm cache", "value"),
     "test photos": ("top-1", "n"),
@@ -116,6 +117,35 @@ def train(results: Path) -> list[Row]:
     return answer
 
 
+#: Column titles of glance.csv for rows of finetune.csv.
+GLANCE = {
+    "10 minutes": "fieldmark, 10 min, top-1",
+    "best peer in 10 minutes": (
+        "plain_loop, 10 min, top-1",
+        "fastai, 10 min, top-1",
+        "hf_trainer, 10 min, top-1",
+    ),
+}
+
+
+def glance(results: Path) -> list[Row]:
+    """A row a set: the top-1 of the instant model and its seconds, and of ten minutes, ours and the best peer's."""
+    tuned: dict[tuple[str, str], list[float]] = {}
+    for row in read(results / "finetune.csv"):
+        tuned.setdefault((row["set"], row["what"]), []).append(float(row["value"]))
+    answer = []
+    for row in train(results):
+        name = row["set"].partition(",")[0]
+        line = {"photos": name, "to learn from": row["training photos"]}
+        line |= {"instant": f"{float(row['top-1']):.1%}", "in seconds": f"{float(row['seconds']):.0f}"}
+        for title, whats in GLANCE.items():
+            found = [tuned.get((name, what)) for what in ([whats] if isinstance(whats, str) else whats)]
+            means = [statistics.mean(values) for values in found if values]
+            line[title] = f"{max(means):.1%}" if means else ""
+        answer.append(line)
+    return answer
+
+
 def wide(rows: Iterable[Row], subject: str, ratio_of: str = "") -> list[Row]:
     """Rows whose ``what`` reads "SUBJECT, MEASURE" as one row a subject and set, one column a measure.
 
@@ -160,6 +190,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results", metavar="FOLDER")
     results = parser.parse_args().results
     write(results / "summary.csv", summary(results))
+    write(results / "glance.csv", glance(results))
     write(results / "train.csv", train(results))
     peers = wide(read(results / "usual_script.csv"), "script", ratio_of="photos a second")
     write(results / "peers.csv", peers)

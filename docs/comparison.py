@@ -16,11 +16,18 @@ _FRONT = """# Methods, measured
 The same backbone (EfficientNet-Lite0), photos, seeds and wall time for every method, on two cores; test photos were
 judged once. **Points** are those of top-1 above `plain` (average pooling, trained like the method: methods that crop or
 shuffle photos are compared with `plain` from new views, as they must be). Costs are times those of `plain`: of a photo
-learned, and of one answered. *Top-1 a minute* is the mean of top-1 over the minutes that the training took. An empty
-cell was not measured. Spread is the standard deviation over the seeds; with one seed, a point or two says nothing.
+learned, and of one answered. *Top-1 a minute* is the mean of top-1 over the minutes that the training took; *epochs*
+are the passes over the photos that it had time for, a mean over the sets. An empty cell was not measured. ±: standard
+deviation over the seeds, where there are several; with one seed, a point or two says nothing.
 """
 _HEADS = {
     "instant": "## Heads alone, the backbone frozen (`--mode instant`)",
+}
+#: What to know before reading the rows of a budget.
+_SAID = {
+    "60s": "A screening: one seed, and no instant model to fall back on (`--no-floor`). Methods that crop or shuffle\n"
+    "photos come to 0 to 2 epochs in a minute on two cores, `plain` to 5. It says what a minute buys, not what a\n"
+    "method can reach.",
 }
 
 
@@ -39,13 +46,15 @@ def text() -> str:
         lines += [f"![Points above plain, and what they cost](../pictures/methods/{PLOT.name})", ""]
     for budget in budgets(rows):
         own = [row for row in rows if row.budget == budget]
-        lines += [_HEADS.get(budget, f"## {budget} of training"), "", *_table(own), ""]
+        lines += [_HEADS.get(budget, f"## {budget} of training"), ""]
+        lines += [_SAID[budget], ""] if budget in _SAID else []
+        lines += [*_table(own), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _table(rows: list[Measured]) -> list[str]:
     sets = list(dict.fromkeys(row.set for row in rows))
-    seeds = {row.n for row in rows if row.n}
+    seeds = sorted({row.n for row in rows if row.n})
     known = {card.name: card for card in methods.cards()}
     idle = sorted({f"`{row.method}` ({row.set})" for row in rows if row.top1 is None})
     by_name: dict[str, dict[str, Measured]] = {}
@@ -57,15 +66,19 @@ def _table(rows: list[Measured]) -> list[str]:
         return mean(values) if values else 0.0
 
     heads = ["method", *[f"{name}: top-1" for name in sets], *[f"{name}: points" for name in sets]]
-    heads += ["training", "answer", "top-1 a minute"]
-    lines = [f"Seeds: {', '.join(str(n) for n in sorted(seeds))}.", ""]
+    heads += ["training", "answer", "top-1 a minute", "epochs"]
+    lines = (
+        [f"Seeds: {' to '.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))} a cell.", ""]
+        if seeds
+        else []
+    )
     lines += [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
     for name in sorted(by_name, key=lambda one: -points(one)):
         own = by_name[name]
         link = f"[`{name}`]({name}.md)" if name in known else name
         cells = [link, *[_top1(own.get(one)) for one in sets]]
         cells += [_number(own[one].delta if one in own else None, "+.1f") for one in sets]
-        for what in ("training", "answer", "per_minute"):
+        for what in ("training", "answer", "per_minute", "epochs"):
             values = [value for row in own.values() if (value := getattr(row, what)) is not None]
             cells.append(_number(mean(values) if values else None, ".2f" if what == "per_minute" else ".1f"))
         lines.append(_line(cells))

@@ -35,11 +35,15 @@ its paper, its file says so and why.
 
 *training* and *answer* are times the time of `plain`, for a photo learned and for one answered. Columns named after
 sets of photos hold points of top-1 above `plain` with the same backbone, photos, seeds and time (methods that crop or
-shuffle photos: above `plain` trained from new views, as they must be), in the longest time that was measured; an empty
-cell was not. [Methods, measured](comparison.md) has all of it. `--method auto` picks what it supports for your photos.
+shuffle photos: above `plain` trained from new views, as they must be), in the longest time that was measured: mostly a
+minute of two cores, in which such methods come to an epoch or none. An empty cell was not measured. [Methods,
+measured](comparison.md) has all of it, with the epochs. `--method auto` picks what it supports for your photos.
 What a method's page calls *published* is its authors' own result, often of the best epoch on the test photos, and with
 another backbone than its neighbour's: compare methods by what was measured alike.
 """
+_TOLD = """Points: top-1 above `plain` in the same time. Training, answer: times those of `plain`, a photo. On the mark:
+share of photos where the place it looks at most lies on the mark. Epochs: passes that the time sufficed for.
+[All methods](comparison.md)."""
 _NEEDS = {
     "pixels": "the photos themselves: it crops or changes them in every epoch, so what frozen stages see of them "
     "cannot be computed once and kept, and an epoch takes longer",
@@ -131,13 +135,15 @@ def _table(found: list[Measured]) -> list[str]:
         "training",
         "answer",
         "on the mark",
+        "epochs",
     ]
-    lines = [_line(heads), _line(["---"] * 2 + ["---:"] * 7)]
+    lines = [_line(heads), _line(["---"] * 2 + ["---:"] * 8)]
     for row in found:
         numbers = [_number(row.top1, ".3f"), _number(row.spread, ".3f"), _number(row.delta, "+.1f")]
         numbers += [_number(row.training, ".1f"), _number(row.answer, ".1f"), _number(row.mark_hit, ".2f")]
+        numbers.append(_number(row.epochs, ".1f"))
         lines.append(_line([row.set, row.budget, str(row.n or ""), *numbers]))
-    return lines
+    return [*lines, "", _TOLD]
 
 
 def _alone(card: Card) -> list[str]:

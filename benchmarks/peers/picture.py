@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,5 +99,18 @@ def show(page: Path = PAGE) -> None:
 
 def tabulate(results: Path) -> None:
     """finetune_table.csv beside the results: a row a set, method and budget, a column a measure."""
-    rows = [row for told in cells(summary.read(results)).values() for row in told.values()]
-    summary.write(results.with_name("finetune_table.csv"), summary.wide(rows, "method"))
+    found = cells(summary.read(results))
+    order = sorted(found, key=lambda cell: (cell.set, cell.minutes, -float(found[cell]["top-1"]["value"])))
+    lines = summary.wide((row for cell in order for row in found[cell].values()), "method")
+    for line, cell in zip(lines, order, strict=True):
+        note = found[cell]["seconds"]["note"]
+        line["gave"] = "the instant model" if note.startswith("instant") else ""
+    tops = ["set", "method", "gave", "top-1", "above the best peer", "seconds", "epochs"]
+    summary.write(results.with_name("finetune_table.csv"), [_only(line, tops) for line in lines])
+    speeds = ["set", "method", *(name for line in lines for name in line if "photos a second" in name)]
+    rated = [_only(line, dict.fromkeys(speeds)) for line in lines]
+    summary.write(results.with_name("finetune_speed.csv"), [line for line in rated if len(line) > 2])
+
+
+def _only(line: summary.Row, names: Iterable[str]) -> summary.Row:
+    return {name: line[name] for name in names if name in line}

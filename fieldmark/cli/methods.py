@@ -45,7 +45,7 @@ def methods(screen: Screen) -> None:
         )
         name = card.name + (" *" if card.name == DEFAULT_METHOD else "")
         told = [f"{what} x{mean(values):.1f}" for what, values in costs.items() if values]
-        told += [f"{row.set} {row.delta:+.1f}" for row in found if row.delta is not None]
+        told += [f"{row.set} ({row.budget}) {row.delta:+.1f}" for row in found if row.delta is not None]
         screen.say(f"  {name:<20}{card.year}  {card.idea}")
         if told:
             screen.say(f"{'':28}{', '.join(told)}")

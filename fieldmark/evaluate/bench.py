@@ -253,6 +253,8 @@ def summary(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
             line["answer"] = _ratio([(a["answer_ms"], b["answer_ms"]) for a, b in pairs])
         minutes = float(np.mean([float(row["seconds"]) for row in good])) / 60
         line["per_minute"] = line["top1"] / minutes
+        passes = [float(row["epochs"]) for row in good if row["epochs"]]
+        line["epochs"] = float(np.mean(passes)) if passes else None
         line |= {name: int(good[0][name]) if good[0].get(name) else None for name in ("n_train", "classes")}
         for what in ("mark_hit", "mark_area"):
             values = [float(row[what]) for row in good if row.get(what)]

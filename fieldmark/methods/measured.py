@@ -15,7 +15,8 @@ class Measured(NamedTuple):
 
     top1, spread: mean and standard deviation over ``n`` seeds; delta: points to plain, trained alike; training,
     answer: times the time of plain, for a photo learned and for one answered; mark_hit: share of photos where its
-    strongest place lies on the mark; per_minute: top-1 over the minutes of training; n_train, classes: of the set.
+    strongest place lies on the mark; per_minute: top-1 over the minutes of training; epochs: passes over the photos
+    that it made; n_train, classes: of the set.
     """
 
     method: str
@@ -29,6 +30,7 @@ class Measured(NamedTuple):
     answer: float | None
     mark_hit: float | None
     per_minute: float | None
+    epochs: float | None
     n_train: int | None
     classes: int | None
 

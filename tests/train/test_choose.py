@@ -20,7 +20,7 @@ def row(
     method: str, points: float, *, photos: int = 400, classes: int = 10, budget: str = "5m", n: int = 3
 ) -> Measured:
     top1 = 0.8 + points / 100
-    return Measured(method, "s", budget, n, top1, 0.01, None, 1.0, 1.0, None, 0.2, photos, classes)
+    return Measured(method, "s", budget, n, top1, 0.01, None, 1.0, 1.0, None, 0.2, None, photos, classes)
 
 
 def best(rows: list[Measured], *about: Any) -> tuple[str, float | None]:
