@@ -2,7 +2,7 @@
 
 ``fieldmark train SET --method cnn`` as anybody would run it, and its top-1 on the published test photos. ``digits``
 comes with scikit-learn, and is trained with no option but the number of epochs; ``mnist`` and ``fashion-mnist``
-are trained by their recipes (``fieldmark.methods.cnn.RECIPE``), which were chosen on held-out training photos. Their
+are trained by their recipes (fieldmark/train/textbook/recipes.py), which were chosen on held-out training photos. Their
 four published files are fetched, or read from the folder that ``--source`` names. Photos a second are those of the
 training steps alone; ``seconds`` count the whole command, from its start to the model on disk, the test not
 included. ``--limit N`` takes the first N photos of a class: a trial. About a minute for digits, and ten for each of

@@ -78,10 +78,9 @@ def train(
         )
     begin(out, settings)
     try:
-        catalog, chosen, trained = _learn(source, catalog, instant, recipe, folder, started)
+        catalog, chosen, trained, content = _learn(source, catalog, instant, recipe, folder, started)
         tested = catalog.of_split("test")
-        content = dict(zip(trained.paths, trained.content, strict=True)) | trained.coarse
-        content |= hashes(tested.paths, settings.workers)
+        content |= dict(zip(trained.paths, trained.content, strict=True)) | trained.coarse
         progress("writing the model", 0, None)
         judged = trained.evaluation()
         splits = splits_of(catalog, content)
@@ -152,31 +151,33 @@ def _learn(
     recipe: Recipe | FromScratch | None,
     folder: Path,
     started: float,
-) -> tuple[Catalog, Catalog, Trained]:
-    """Train in the mode that the recipe says: the catalog with its split, the photos that were learned, and what
-    came of it."""
+) -> tuple[Catalog, Catalog, Trained, dict[str, str]]:
+    """Train in the mode that the recipe says: the catalog with its split, the photos that were learned, what came of
+    it, and the content hashes of the test photos (read before the plan is made, so that a budget knows of it)."""
     settings, progress = instant.settings, instant.report
     if isinstance(recipe, FromScratch):
         from fieldmark.train.scratch import train_from_scratch
 
         found = learned(source, catalog, settings, progress)
         chosen, groups = found.chosen, found.groups
+        tested = hashes(found.catalog.of_split("test").paths, settings.workers)
         trained = train_from_scratch(settings, recipe, chosen, groups, folder, progress, started)
-        return found.catalog, chosen, trained
+        return found.catalog, chosen, trained, tested
     # PyTorch takes seconds to import where the graph must be made: photos are read meanwhile.
     with ThreadPoolExecutor(1) as aside:
         size = settings.scales[0] if settings.scales else None
         pending = aside.submit(instant.graph, size, settings.scales)
         found = learned(source, catalog, settings, progress)
         chosen, groups = found.chosen, found.groups
+        tested = hashes(found.catalog.of_split("test").paths, settings.workers)
         graph = pending.result()
     if recipe is None:
-        return found.catalog, chosen, instant.fit(chosen, groups, graph)
+        return found.catalog, chosen, instant.fit(chosen, groups, graph), tested
     from fieldmark.train.finetune import finetune
 
     names = ranks(chosen, chosen.classes)
     trained = finetune(instant, recipe, chosen, groups, graph, folder, progress, started, names, found.coarse)
-    return found.catalog, chosen, trained
+    return found.catalog, chosen, trained, tested
 
 
 def _write(

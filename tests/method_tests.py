@@ -177,6 +177,8 @@ class FrozenTests(CommonTests):
                 )
                 start += width
         assert start == descriptor.shape[1]
+        seen, last = method.attention(x), method.backbone(x).maps[-1]
+        assert seen.shape == (2, *last.shape[2:]) and seen.isfinite().all() and seen.min() >= 0
 
     def test_scales_that_cannot_be(self):
         for scales in ((65,), (0,), (64, -3)):

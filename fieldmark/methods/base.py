@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fieldmark.methods.learner import Learner
 from fieldmark.methods.task import Task
 from fieldmark.nn.backbone import Backbone, Features
+from fieldmark.nn.crops import enlarged
 from fieldmark.nn.pooling import l2_normalise
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 
@@ -129,16 +130,24 @@ class Method(Learner):
         """Where it looks: [B, h, w], 0 and more.
 
         By default how much each place of the last map speaks for the class that is answered (Grad-CAM, Selvaraju et
-        al., ICCV 2017, equations 1 and 2).
+        al., ICCV 2017, equations 1 and 2), the sum over the scales, as large as the largest one's map.
         """
         with torch.enable_grad():
-            features = self.backbone(images.detach().requires_grad_())
-            last = features.maps[-1]
-            best = self.head(torch.cat(self.parts(features), 1)).amax(1).sum()
-            (slope,) = torch.autograd.grad(best, last, allow_unused=True)
-        if slope is None:  # the answer goes by another way, as from a class token: how much there is to see
-            return last.detach().square().mean(1).sqrt()
-        return (slope.mean((2, 3), keepdim=True) * last.detach()).sum(1).clamp_min(0)
+            images = images.detach().requires_grad_()
+            seen = [self.backbone(resample(images)) for resample in self.resamplers]
+            z = torch.cat([part for features in seen for part in self.parts(features)], 1)
+            lasts = [features.maps[-1] for features in seen]
+            slopes = torch.autograd.grad(self.head(z).amax(1).sum(), lasts, allow_unused=True)
+        size, total = tuple(lasts[0].shape[2:]), lasts[0].new_zeros(())
+        for last, slope in zip(lasts, slopes, strict=True):
+            if (
+                slope is None
+            ):  # the answer goes by another way, as from a class token: how much there is to see
+                found = last.detach().square().mean(1).sqrt()
+            else:
+                found = (slope.mean((2, 3), keepdim=True) * last.detach()).sum(1).clamp_min(0)
+            total = total + enlarged(found, size)
+        return total
 
 
 class Resample(nn.Module):

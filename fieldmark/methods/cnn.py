@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fieldmark.methods import Card
 from fieldmark.methods.learner import Learner
+from fieldmark.nn.fusion import area_resize
 from fieldmark.nn.pooling import l2_normalise
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 
@@ -118,27 +119,6 @@ def parse_stages(text: str) -> tuple[dict[str, int], ...]:
     return tuple(stages)
 
 
-class Recipe(NamedTuple):
-    """How it is trained: AdamW, the rate in one cycle (a fifth of it rising). shift: a share of the side."""
-
-    options: Options
-    epochs: int
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01  # not of biases and norms
-    batch: int = 128
-    shift: float = 0.0
-    flip: bool = False
-
-
-_TWO = Options(stages=(Stage(channels=32), Stage(channels=64)))
-#: By set; benchmarks/cnn.py measures them.
-RECIPE = {
-    "digits": Recipe(Options(), epochs=20, batch=64, shift=0.125),
-    "mnist": Recipe(_TWO, epochs=5, shift=0.08),
-    "fashion-mnist": Recipe(_TWO, epochs=5, flip=True),
-}
-
-
 class Layer(NamedTuple):
     """A row of `summary`: a layer, its output's shape for one photo, its parameters."""
 
@@ -165,7 +145,7 @@ class TextbookCNN(Learner):
             raise UsageError(f"cnn: classes is {classes}: at least 1 is needed")
         side = map_side(options, size)
         if size < LEAST or side < 1:
-            least = next(s for s in range(LEAST, 8192) if map_side(options, s) > 0)
+            least = next((s for s in range(LEAST, 8192) if map_side(options, s) > 0), 8192)
             raise FieldmarkError(
                 f"photos of {size} px are too small for the stages {options.compact!r} "
                 f"with pooling {options.pooling}: at least {least} px are needed"
@@ -177,7 +157,7 @@ class TextbookCNN(Learner):
             self.stages.add_module(f"stage{number}", _stage(channels, stage, options))
             channels = stage.channels
         window = -(-side // MOST_READ)
-        self.average = nn.AvgPool2d(window) if window > 1 else nn.Identity()
+        self.average = AreaPool(side // window) if window > 1 else nn.Identity()
         self.neck = (_Rows if options.head == "recurrent" else _dense)(channels, side // window, options)
         self.dropout = nn.Dropout(options.dropout)
         self.head = nn.Linear(options.hidden, classes)
@@ -221,6 +201,17 @@ class TextbookCNN(Learner):
         map_ = self.map(images)
         z = self.neck(self.average(map_))
         return {"map": map_, "descriptor": z, "embedding": l2_normalise(self.projection(z))}
+
+
+class AreaPool(nn.Module):
+    """Map [B, C, H, W] -> means of its places [B, C, side, side], whether or not they divide."""
+
+    def __init__(self, side: int):
+        super().__init__()
+        self.side = side
+
+    def forward(self, map_: Tensor) -> Tensor:
+        return area_resize(map_, self.side, self.side)
 
 
 class _Rows(nn.Module):

@@ -25,7 +25,7 @@ CARD = Card(
     idea="photos with neighbouring patches swapped are learned beside the whole ones, so that detail counts more than "
     "outline; it answers as plain does",
     source="Chen et al., Destruction and Construction Learning, CVPR 2019",
-    equation="loss = L(photo) + L(shuffled) + L(photo or shuffled?) + mean |tanh(place predicted) - place of a patch|",
+    equation="loss = L(photos and shuffled) + L(photo or shuffled?) + mean |tanh(place predicted) - place of a patch|",
     needs=("pixels",),
     paper="CUB-200-2011 87.8% (ResNet-50, 448 px)",
     when="where small marks decide and not the outline, and answers must be as quick as plain's",

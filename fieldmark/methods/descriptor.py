@@ -27,7 +27,7 @@ class DescriptorGraph:
 
     weights: the same as safetensors; widths: of the descriptor's parts, scale by scale; key: names weights,
     method, size and scales; native: the size the backbone was trained at, in pixels; parity: largest relative
-    difference from the PyTorch module.
+    difference from the PyTorch module; trained: are the backbone's weights others than it came with?
     """
 
     path: Path
@@ -40,6 +40,7 @@ class DescriptorGraph:
     source: Source
     method: str
     parity: float
+    trained: bool = False
 
 
 def descriptor_graph(

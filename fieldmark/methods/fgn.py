@@ -45,7 +45,7 @@ class FGN(base.Method):
     def build(self, backbone: Backbone) -> None:
         ranks = [groups for _, groups in self.task.ranks]
         self.tree = Tree(self.task.classes, ranks, "fgn")
-        levels, own = self.tree.depth, max(1, self.options.width // self.tree.depth)
+        levels, own = self.tree.depth, max(2, self.options.width // self.tree.depth)
         self.names = [name for name, _ in self.task.ranks][::-1]  # coarsest first
         self.split = nn.ModuleList(
             nn.Sequential(nn.Linear(backbone.embedding, own), nn.LayerNorm(own), nn.ELU())

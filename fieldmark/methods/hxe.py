@@ -105,5 +105,5 @@ class HXE(Plain):
         value = loss.detach()
         if criterion.needs_embedding:
             known, own = batch.known(logits.shape[1])
-            loss = loss + criterion.of_embedding(self.projection(z)[known], own)
+            loss = loss + criterion.of_embedding(self.projection(z)[known], own) * known.float().mean()
         return {"loss": loss, "logits": logits, "soft_labels": value}

@@ -76,6 +76,9 @@ class Learner(nn.Module):
     def begin(self, phase: int) -> None:
         """A phase of `phases` begins, or a killed run goes on in it: say which parameters learn."""
 
+    def dropped(self) -> None:
+        """The batch of the last calls of `training_step` counts nothing: it is left out, or taken again in parts."""
+
     def prepare(self, phase: int, photos: Photos) -> None:
         """Called once, at the start of a phase: for methods that must see the photos first.
 

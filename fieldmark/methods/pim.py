@@ -37,6 +37,10 @@ CARD = Card(
 )
 
 
+#: At most one in so many tokens of a level is selected.
+MOST = 4
+
+
 class Looked(NamedTuple):
     """maps: of the levels; logits: of their tokens [B, N_i, C]; picked: numbers of the selected ones [B, k_i];
     combined: [B, D]; first: logits of a path that is taught by this one, where there is one."""
@@ -53,7 +57,8 @@ class PIM(Method):
 
     Paper: four levels, width 1536, 32, 128, 512, 2048 tokens from coarse to fine at 384 px, SGD 5e-4, 50 epochs; a
     token's classifier has a hidden layer there. The defaults are smaller, for machines without a GPU. Never more than
-    half of a level's tokens are selected here, so that there is a background to hush.
+    a quarter of a level's tokens are selected here (the paper: 22%), so that there is a background to
+    hush: in training, too, where views are smaller and the same number is half of them.
     """
 
     selects = True
@@ -75,7 +80,7 @@ class PIM(Method):
             probe = backbone(torch.zeros(1, 3, backbone.size, backbone.size)).maps[-self.levels :]
         self.grids = [tuple(one.shape[2:]) for one in probe]
         self.keep = [
-            max(1, min(options.keep * options.growth ** (self.levels - 1 - i), h * w // 2))
+            max(1, min(options.keep * options.growth ** (self.levels - 1 - i), h * w // MOST))
             for i, (h, w) in enumerate(self.grids)
         ]
         self.pyramid = TopDown([one.shape[1] for one in probe], options.width)

@@ -70,6 +70,7 @@ class PIPNet(Method):
     """
 
     fitted = False
+    selects = True
 
     class Options(base.Options):
         prototypes: int = Field(
@@ -90,6 +91,7 @@ class PIPNet(Method):
         convolution = nn.Conv2d(width, count, 1, bias=False)
         nn.init.normal_(convolution.weight, std=SHARP / width**0.5)
         self.assign = nn.Sequential(LayerNorm2d(width), convolution)
+        self._scoring = True  # does the last step teach the scores?
 
     def add_head(self, classes: int, embedding: int, rank: int | None = None) -> None:
         """Non-negative weights. rank: is not heeded, for each weight has a meaning."""
@@ -101,9 +103,9 @@ class PIPNet(Method):
 
     @torch.no_grad()
     def stepped(self) -> None:
-        """Weights of the scores shrink, and are never negative."""
+        """Weights of the scores shrink, once classes matter, and are never negative."""
         assert isinstance(self.head, nn.Linear)
-        self.head.weight.sub_(self.options.shrink).clamp_(min=0)
+        self.head.weight.sub_(self.options.shrink * self._scoring).clamp_(min=0)
         self.head.bias.clamp_(min=0)
 
     def presence(self, features: Features) -> Tensor:
@@ -124,7 +126,10 @@ class PIPNet(Method):
         logits = self.head(z).square().log1p()
         embedding = self.projection(z) if criterion.needs_embedding else None
         losses = criterion(logits, torch.cat([batch.targets] * 2), embedding)
-        if batch.progress < o.pretrain and not any(p.requires_grad for p in self.backbone.parameters()):
+        self._scoring = batch.progress >= o.pretrain or any(
+            p.requires_grad for p in self.backbone.parameters()
+        )
+        if not self._scoring:
             total = batch.progress / o.pretrain * aligned + 5 * apart
         else:
             total = o.align * aligned + o.tanh * apart + o.classify * losses["loss"]

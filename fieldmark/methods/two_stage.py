@@ -98,7 +98,11 @@ class TwoStage(Method):
             known = boxes.isfinite().all(1)
             at = torch.where(known[:, None], boxes.to(at.dtype), at)
         if self.options.mask:
-            inside = enlarged(marked.float(), side).clamp_min(known[:, None, None].float())
+            inside = enlarged(marked.float(), side)
+            if boxes is not None:  # what is found of the thing there, or all of the box
+                own = covered(at, side, side)
+                some = (own * inside).amax((1, 2), keepdim=True) > 0.5
+                inside = torch.where(known[:, None, None], torch.where(some, own * inside, own), inside)
             images = images * inside[:, None].to(images.dtype)
         at = torch.cat([at[:, :2] - self.options.pad, at[:, 2:] + self.options.pad], 1).clamp(0, 1)
         closer = self.backbone(crop(images, at, side))

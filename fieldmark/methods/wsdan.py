@@ -65,6 +65,11 @@ class WSDAN(Method):
     Options = Options
     centers: Tensor
 
+    @property
+    def selects(self) -> bool:  # type: ignore[override]
+        """Where the second look goes is told by a threshold."""
+        return self.tta
+
     def build(self, backbone: Backbone) -> None:
         self.reduction = FixedReduction(backbone.width, MOST_ENTRIES // self.options.maps)
         self.maps = AttentionMaps(backbone.width, self.options.maps)
@@ -150,6 +155,9 @@ class WSDAN(Method):
 
     def begin(self, phase: int) -> None:
         """What was seen before, where speed was measured, moves no centre."""
+        self.dropped()
+
+    def dropped(self) -> None:
         self._moves = []
 
     @torch.no_grad()

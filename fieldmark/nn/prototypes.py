@@ -49,7 +49,7 @@ class Prototypes(nn.Module):
     vectors: [P, C], what learns; owner: [P], their classes. Once they were put on patches to stay there (`push`),
     ``patches`` [P, C] count instead of the vectors: a buffer, so that it is part of every checkpoint.
     place: [P, 3], which patch they were last put on: number of the photo, and the patch's centre, down and across, as
-    shares of the side of the view that was looked at; -1: none.
+    shares of the side of the picture that the network was given of it; -1: none.
     """
 
     owner: Tensor

@@ -121,12 +121,14 @@ class Tree(nn.Module):
         A legal state is a node, switched on with all its ancestors and nothing else; its probability is proportional
         to the exponential of its nodes' summed scores, that of a node the sum over the legal states in which it is
         on: its own, and those of all nodes below it (Chen et al., CVPR 2022, after Deng et al.,
-        "Large-Scale Object Classification using Label Relation Graphs", ECCV 2014).
+        "Large-Scale Object Classification using Label Relation Graphs", ECCV 2014). That nothing is switched on is
+        legal, too, and has what is left.
         """
         sums = self.along_paths([_wide(one) for one in scores])
         for level in range(self.depth - 1, 0, -1):
             sums[level - 1] = torch.logaddexp(sums[level - 1], self.family_sums(level, sums[level]))
-        total = sums[0].logsumexp(1, keepdim=True)
+        nothing = torch.zeros_like(sums[0][:, :1])
+        total = torch.cat([sums[0], nothing], 1).logsumexp(1, keepdim=True)
         return [one - total for one in sums]
 
     def node_shares(self, targets: Tensor) -> Tensor:

@@ -43,9 +43,9 @@ def processor(cpuinfo: Path = _CPUINFO) -> str:
 
 
 def memory_bytes(groups: Path = _GROUPS, own: Path = _OWN, meminfo: Path = _MEMINFO) -> int:
-    """Bytes of memory that can still be taken: the smaller of what is free and what the group allows.
+    """Bytes of memory that this process can still take: the smaller of what is free and what the group allows.
 
-    File pages that the kernel would give back count as free.
+    File pages that the kernel would give back count as free. Processes that torchrun started here share alike.
     """
     room = [_available(meminfo)]
     for folder in _folders("memory", groups, own):
@@ -56,7 +56,7 @@ def memory_bytes(groups: Path = _GROUPS, own: Path = _OWN, meminfo: Path = _MEMI
             limit, usage = _number(folder / limit_name), _number(folder / usage_name)
             if limit is not None and usage is not None:
                 room.append(limit - usage + _field(folder / "memory.stat", key))
-    return max(0, int(min(room)))
+    return max(0, int(min(room))) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def process_seconds() -> float:

@@ -117,7 +117,9 @@ class Describer:
 
 
 def _engine(graph: DescriptorGraph, engine: str, precision: Precision, workers: int) -> Engine:
-    """A compiled graph where one can be had, else PyTorch."""
+    """A compiled graph where one can be had, else PyTorch, which knows the backbone as it came only."""
+    if graph.trained and engine == "torch":
+        engine = "auto"
     if engine != "torch":
         try:
             return compile_graph(
@@ -126,7 +128,7 @@ def _engine(graph: DescriptorGraph, engine: str, precision: Precision, workers: 
         except UsageError:
             raise
         except FieldmarkError:
-            if engine != "auto":
+            if engine != "auto" or graph.trained:
                 raise
     from fieldmark.methods.torch_engine import TorchEngine
 

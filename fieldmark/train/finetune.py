@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 
 from fieldmark import methods
 from fieldmark.data.boxes import Boxes
@@ -17,7 +15,7 @@ from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError, UsageError
-from fieldmark.train import loggers
+from fieldmark.train import loggers, processes
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Instant
 from fieldmark.train.loop.watch import Watch
@@ -45,12 +43,7 @@ def finetune(
     """Fine-tune on ``catalog`` (its train and val photos). graph: of one scale; folder: for what a killed run
     goes on from; started: ``time.time()`` when the process began; ranks, coarse: of `Finetune`."""
     known = _boxes(catalog, methods.card(instant.settings.method))
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision=_precision(recipe.amp),
-        # A method may leave parts of the backbone out, or learn some heads in one turn and others in the next.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    accelerator = processes.accelerator(recipe.amp)
     torch.backends.cudnn.benchmark = True  # views have few sizes: a GPU finds each one's quickest kernel once
     _rehearse(instant.settings.method, recipe, catalog, graph, ranks)
     with accelerator.main_process_first():  # the others find what it saw in the cache
@@ -96,13 +89,3 @@ def _rehearse(
         raise UsageError(f"{name} needs one class a photo: leave --mixup and --cutmix out")
     if recipe.settings or {"tree", "transformer"} & set(card.needs):
         start.method_of(name, graph, Task.of(catalog.classes, ranks), recipe.settings)
-
-
-def _precision(asked: str) -> str:
-    """Half precision on GPUs that have it, single precision on CPUs, unless asked otherwise."""
-    gpu = torch.cuda.is_available()
-    if asked == "fp16" and not gpu:
-        raise UsageError("--amp fp16 needs a GPU")
-    if asked != "auto":
-        return asked
-    return "bf16" if gpu and torch.cuda.is_bf16_supported() else "no"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from fieldmark.losses.combine import Criterion
@@ -157,18 +158,33 @@ class Network:
     def depth(self) -> dict[str, int]:
         """Parameter name in `module` -> layers above it, counted in links of the chain. New layers, which know
         nothing yet, have no entry."""
-        above = {link.name: len(self.links) - number for number, link in enumerate(self.links)}
         known = {
             f"method.{name}.basis" for name, m in self.method.named_modules() if isinstance(m, FixedReduction)
         }
+        names = [
+            n for n, _ in self.module.named_parameters() if n.startswith("method.backbone.") or n in known
+        ]
+        outside = self._beyond()
+        above = {link.name: len(self.links) - number for number, link in enumerate(self.links)}
         answer = {}
-        for name, _ in self.module.named_parameters():
-            if not name.startswith("method.backbone.") and name not in known:
-                continue
+        for name in names:
             own = name.removeprefix("method.backbone.model.")
             links = [link for link in above if own.startswith(f"{link}.")]
-            answer[name] = above[max(links, key=len)] if links else 0
+            under = max(outside.values(), default=0)
+            answer[name] = above[max(links, key=len)] + under if links else outside.get(own, 0)
         return answer
+
+    def _beyond(self) -> dict[str, int]:
+        """Layers above each of the backbone's parameters that lie in no link, as timm counts them: the blocks of
+        transformers, whose chain ends where positions are added."""
+        model, firsts = self.method.backbone.model, tuple(f"{link.name}." for link in self.links)
+        names = [name for name, _ in model.named_parameters() if not name.startswith(firsts)]
+        try:
+            layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        except (AttributeError, TypeError):  # not every network of timm says
+            return {}
+        numbers = sorted({layers[name] for name in names if name in layers})
+        return {name: len(numbers) - 1 - numbers.index(layers[name]) for name in names if name in layers}
 
 
 class Training(nn.Module):

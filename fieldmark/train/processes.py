@@ -1,4 +1,4 @@
-"""Several processes that train one model, as torchrun starts them: who am I, and who writes.
+"""Several processes that train one model, as torchrun starts them: who am I, who writes, and what holds them together.
 
 Read from the environment, so that asking costs no import of PyTorch.
 """
@@ -6,6 +6,16 @@ Read from the environment, so that asking costs no import of PyTorch.
 from __future__ import annotations
 
 import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from fieldmark.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+#: How long the others wait for the one that looks at the photos and plans; PyTorch's own 10 minutes are too short.
+PATIENCE = timedelta(days=1)
 
 
 def rank() -> int:
@@ -21,3 +31,31 @@ def world() -> int:
 def main() -> bool:
     """Is this the process that writes?"""
     return rank() == 0
+
+
+def accelerator(amp: str) -> Accelerator:
+    """Devices, processes and precision for one training. amp: no, bf16, fp16; auto: half precision on GPUs.
+
+    Raises UsageError for a precision that this machine does not have.
+    """
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+    gpu = torch.cuda.is_available()
+    if amp == "fp16" and not gpu:
+        raise UsageError("--amp fp16 needs a GPU")
+    if amp == "auto":
+        fast = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        amp = "bf16" if fast else "fp16" if gpu else "no"
+    AcceleratorState._reset_state()  # an earlier training of this process may have had another precision
+    return Accelerator(
+        cpu=not gpu,
+        mixed_precision=amp,
+        kwargs_handlers=[
+            # A method may leave parts of the backbone out, or learn some heads in one turn and others in the next.
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
+    )

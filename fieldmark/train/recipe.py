@@ -164,6 +164,8 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
         if "label_smoothing" in given and settings.loss != "cross_entropy":
             raise UsageError("--label-smoothing needs --loss cross_entropy, or fine-tuning")
         return settings, None
+    if {"budget", "epochs"} <= own.keys():
+        raise UsageError("--budget and --epochs are two ways to say how long: give one of them")
     own |= {name: given[name] for name in (SHARED | COMMON) & given.keys()}
     rest = {name: value for name, value in given.items() if name not in NAMES | SHARED} | {"mode": "finetune"}
     if not own.keys() & {"budget", "epochs"}:

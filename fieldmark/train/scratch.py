@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from pydantic import Field
 
 from fieldmark.data.loader import Photos
@@ -20,7 +19,7 @@ from fieldmark.methods.cnn import Options
 from fieldmark.nn.weights import Source
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
-from fieldmark.train import imbalance, loggers
+from fieldmark.train import imbalance, loggers, processes
 from fieldmark.train.bundle.finish import finished, known_within
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Looked
@@ -84,8 +83,7 @@ class Scratch:
     ):
         self.settings, self.asked, self.recipe = settings, asked, asked.recipe
         self.folder, self.watch, self.report, self.tell = folder, watch, progress, Teller(progress)
-        amp = "no" if self.recipe.amp == "auto" else self.recipe.amp
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=amp)
+        self.accelerator = processes.accelerator("no" if self.recipe.amp == "auto" else self.recipe.amp)
 
     def fit(self, catalog: Catalog, groups: np.ndarray) -> Trained:
         looked, images, val, skipped = look(
@@ -104,19 +102,17 @@ class Scratch:
         preprocess = looked.graph.preprocess
         labels = [looked.classes[i] for i in looked.y]
         data = data_key(looked.content, labels, held.tolist(), looked.graph.key)
+        asked = self.asked.key(self.settings.seed)
         saved = checkpoint.newest(self.folder / "phase-1")
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
             saved = None
-            self._plan(looked, images, rows, uneven).model_copy(update={"data": data}).write(self.folder)
+            made = self._plan(looked, images, rows, uneven)
+            made.model_copy(update={"data": data, "asked": asked}).write(self.folder)
         self.accelerator.wait_for_everyone()
         plan = cast(ScratchPlan, ScratchPlan.read(self.folder))
-        if plan.data != data:
-            raise FieldmarkError(
-                f"the run in {self.folder.parent} was begun with other photos, labels or size: "
-                "give those, or start again with --overwrite"
-            )
+        plan.check(data, asked, self.folder.parent)
         if saved is not None:
-            self.watch.before = float(saved.state["spent"])
+            self.watch.before += float(saved.state["spent"])
         if self.recipe.budget is not None:
             self.watch.deadline = self._deadline(len(y), len(y_held))
         for line in (plan.why, *plan.describe(), uneven.why):
@@ -241,14 +237,11 @@ class Scratch:
             widths=(plan.options.hidden,),
             source=Source(BACKBONE, None, "", options),
         )
-        settings = self.settings
-        if settings.engine == "torch":  # answers come from a compiled graph anyway
-            settings = replace(settings, engine="auto")
         looked = replace(looked, graph=graph, widths=[plan.options.hidden])
         model = network.finish()
         known = known_within(self.recipe.budget, ANSWERED)
-        trained = finished(model, looked, held, METHOD, settings, self.folder, self.report, known)
-        trained.settings, trained.mode = self.settings, MODE
+        trained = finished(model, looked, held, METHOD, self.settings, self.folder, self.report, known)
+        trained.mode = MODE
         return trained
 
     def _told(

@@ -130,6 +130,8 @@ def test_too_small():
     assert "\n" not in str(caught.value)
     assert make(16, stages="4 4 4 4")(images(1, 16)).shape == (1, 3)
     assert make(8, stages="4/2 4/2 4/2 4/2", pooling="none")(images(1, 8)).shape == (1, 3)
+    with pytest.raises(FieldmarkError, match="too small"):  # no size would do
+        TextbookCNN(Options.of({"stages": "8/2 8/2 8/2 8/2 8/2 8/2 8/2 8/2"}), 2, 64)
     with pytest.raises(FieldmarkError, match="at least 8 px"):
         make(7, stages="4")
     with pytest.raises(UsageError, match="classes is 0"):

@@ -54,7 +54,9 @@ class GuidedTests(TrainedTests):
             mean = enlarged(method.attention(x), 64)
             boxes = boxes_above(mean, method.attention(x).amax((1, 2)) * SECOND_LOOK, SECOND_PAD)
             alone = [method.describe(one) for one in (x, crop(x, boxes, 64))]
+            assert not method.selects
             method.tta = True
+            assert method.selects, "a threshold says where"
             torch.testing.assert_close(method.describe(x), (alone[0] + alone[1]) / 2)
             torch.testing.assert_close(method(x), (method.head(alone[0]) + method.head(alone[1])) / 2)
 
@@ -121,6 +123,10 @@ class GuidedTests(TrainedTests):
         method.begin(0)
         method.stepped()
         assert (method.centers == 0).all(), "before the phase"
+        self.step(method)
+        method.dropped()
+        method.stepped()
+        assert (method.centers == 0).all(), "of a batch that was left out"
         self.step(method)
         method.stepped()
         assert (method.centers.norm(dim=1) > 0).tolist() == [True, False, True, True]

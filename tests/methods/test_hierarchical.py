@@ -39,6 +39,14 @@ class TestFGN(TrainedTests):
         torch.testing.assert_close(losses["loss_of_family"], by_family.detach())
         torch.testing.assert_close(losses["logits"], method(x))
 
+    def test_a_slice_is_never_one_number(self):
+        """Normalised, it would be the same for all photos."""
+        self.settings = {"width": 2}  # type: ignore[misc]
+        method: Any = self.make("test_resnet", 64, task=PARTLY, fresh=True)
+        with torch.inference_mode():
+            (finest,) = method.parts(method.backbone(images(2, 64)))
+        assert finest.shape == (2, 2)
+
     def test_coarse_ranks_cannot_change_fine_slices(self):
         method: Any = self.make("test_resnet", 64, task=PARTLY)
         slices = [
@@ -111,6 +119,7 @@ class TestHRN(TrainedTests):
             for row in torch.unique(tree.ancestors[:, : level + 1], dim=0)
         ]
         assert len(states) == sum(tree.sizes)
+        states.append([])  # nothing is switched on
         nll = []
         for photo in range(3):
             chances = {}

@@ -164,6 +164,17 @@ class TestPIPNet(TrainedTests):
         assert method.head.bias.min() == 0
         assert method(images(3, 64)).min() >= 0
 
+    def test_weights_do_not_shrink_before_classes_matter(self):
+        network = self.network("test_efficientnet")
+        (x, y), method = self.batch(4), network.method
+        before = method.head.weight.clone()
+        method.backbone.requires_grad_(False)
+        for progress, shrinks in ((0.06, False), (0.5, True)):
+            network.module(x, y, progress=progress)
+            method.stepped()
+            expected = (before - 6e-5).clamp_min(0) if shrinks else before
+            torch.testing.assert_close(method.head.weight, torch.nn.Parameter(expected))
+
     def test_faint_prototypes_count_nothing_in_answers(self):
         method: Any = methods.get("pipnet")(backbone_of("test_resnet", 64), (), TASK, {"least": 0.5})
         with torch.inference_mode():

@@ -17,7 +17,7 @@ from torchvision.ops import nms as reference_nms
 from fieldmark.losses.combine import build
 from fieldmark.methods import mmal, nts_net, two_stage
 from fieldmark.methods.task import Batch
-from fieldmark.nn.crops import crop, enlarged
+from fieldmark.nn.crops import covered, crop, enlarged
 from fieldmark.nn.parts import activation, windows
 from fieldmark.runtime.errors import UsageError
 
@@ -104,7 +104,21 @@ class TestTwoStage(PickingTests):
         with torch.no_grad():
             found, taken = method.look(x).boxes, method.look(x, boxes=boxes).boxes
         assert torch.equal(taken[[0, 2]], boxes[[0, 2]]) and torch.equal(taken[1], found[1])
-        torch.testing.assert_close(seen[3][0], crop(x[:1], boxes[:1], 96)[0])  # nothing masked
+        marked = two_stage.marks(method.look(x, boxes=boxes).map).float()
+        for row in (
+            0,
+            2,
+        ):  # the box without what the map does not mark there, or all of it where it marks nothing
+            box = boxes[row : row + 1]
+            own = covered(box, 96, 96)
+            inside = own * enlarged(marked[row : row + 1], 96)
+            inside = inside if inside.max() > 0.5 else own
+            torch.testing.assert_close(
+                seen[3][row : row + 1],
+                crop(x[row : row + 1] * inside[:, None], box, 96),
+                rtol=1e-4,
+                atol=1e-4,
+            )
 
     def test_the_map_of_the_true_class_in_training(self):
         method: Any = self._with({})

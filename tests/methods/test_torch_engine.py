@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,3 +48,17 @@ def test_taken_where_no_engine_compiles(graph, monkeypatch: pytest.MonkeyPatch) 
     assert features.Describer(graph).engine.name == "torch"
     with pytest.raises(FieldmarkError, match="no engine"):
         features.Describer(graph, engine="openvino")
+
+
+def test_never_taken_for_a_trained_backbone(graph, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """PyTorch would build it as it came."""
+    trained = replace(graph, trained=True)
+    assert features.Describer(trained, engine="torch").engine.name != "torch"
+
+    def refuse(*args: object, **more: object) -> None:
+        raise FieldmarkError("no engine can run this")
+
+    monkeypatch.setattr(features, "compile_graph", refuse)
+    for engine in ("torch", "auto"):
+        with pytest.raises(FieldmarkError, match="no engine"):
+            features.Describer(trained, engine=engine)

@@ -110,7 +110,7 @@ class TestPIM(TrainedTests):
     def test_what_it_keeps(self):
         method: Any = self.make("test_resnet", 64)
         assert method.grids == [(8, 8), (4, 4), (2, 2)]
-        assert method.keep == [32, 8, 2], "at most half of a level"
+        assert method.keep == [16, 4, 1], "at most a quarter of a level"
         with torch.inference_mode():
             looked = method.look(method.backbone(images(2, 64)))
         for logits, picked, keep in zip(looked.logits, looked.picked, method.keep, strict=True):

@@ -115,7 +115,7 @@ def test_the_chain_rule_gives_probabilities():
 
 
 def test_marginals_of_legal_states():
-    """All 2^15 states of the nodes: legal are those that are one way down from the root."""
+    """All 2^15 states of the nodes: legal are those that are one way down from the root, or nothing."""
     one = tree()
     values, legal = scores(one, 2), paths(one)
     flat = [(level, node) for level, nodes in enumerate(one.sizes) for node in range(nodes)]
@@ -131,6 +131,7 @@ def test_marginals_of_legal_states():
         and all(v[0] == 0 or parent[v] in on for v in on)
     ]
     assert sorted(map(sorted, states)) == sorted(map(sorted, legal))
+    states.append(set())
     log_p = one.log_marginals(values)
     for photo in range(2):
         weight = [exp(sum(values[level][photo, node] for level, node in on)) for on in states]

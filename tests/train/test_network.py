@@ -162,6 +162,25 @@ def test_depth_falls_from_the_stem_to_the_head(network: Make) -> None:
     assert depth.keys() == learning - heads - criterion
 
 
+def test_blocks_of_transformers_have_depths(network: Make) -> None:
+    """Their chain ends before the first block: timm numbers what comes then."""
+    net = network("test_vit", size=160)
+    depth = {
+        name.removeprefix("method.backbone.model."): deep
+        for name, deep in net.depth().items()
+        if name.startswith("method.backbone.model.")
+    }
+    blocks = [depth[f"blocks.{number}.mlp.fc1.weight"] for number in range(2)]
+    assert (
+        depth["patch_embed.proj.weight"]
+        > depth["pos_embed"]
+        >= blocks[0]
+        > blocks[1]
+        > depth["norm.weight"]
+        == 0
+    )
+
+
 def test_statistics_stay_frozen(network: Make) -> None:
     net = network("test_convnext")
     net.module.train()

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from fieldmark.runtime.errors import UsageError
 from fieldmark.train import processes
 
 
@@ -28,12 +30,22 @@ def test_the_environment_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (processes.rank(), processes.world(), processes.main()) == (1, 3, False)
 
 
-def _train(photos: Path, out: Path, count: int, *more: str) -> dict[str, Any]:
+def test_one_training_after_another_in_one_process() -> None:
+    """Each with its own precision."""
+    for amp in ("bf16", "no", "auto"):
+        wanted = "no" if amp == "auto" and not torch.cuda.is_available() else amp
+        found = processes.accelerator(amp)
+        assert wanted == "no" == found.mixed_precision or found.mixed_precision != "no"
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="--amp fp16 needs a GPU"):
+            processes.accelerator("fp16")
+
+
+def _train(photos: Path, out: Path, count: int, *more: str, long: str = "--epochs 2") -> dict[str, Any]:
     """`fieldmark train` with so many processes."""
     flags = [
         *more,
-        "--epochs",
-        "2",
+        *long.split(),
         "--batch",
         "8",
         "--size",
@@ -88,3 +100,9 @@ def test_methods_train_in_two_processes(method: str, photo_folder: Path, tmp_pat
     assert told["mode"] == "finetune" and told["epochs"] > 1.5  # pairs leave a short batch out
     rows = list(csv.DictReader((tmp_path / "run/curve.csv").open()))
     assert all(float(row["train_loss"]) == float(row["train_loss"]) for row in rows if row["train_loss"])
+
+
+def test_two_processes_keep_to_a_budget(photo_folder: Path, tmp_path: Path) -> None:
+    """Their clocks differ, and they end at the same step."""
+    told = _train(photo_folder, tmp_path / "two", 2, "--no-floor", long="--budget 25s")
+    assert told["mode"] == "finetune" and told["epochs"] > 1 and told["seconds"] < 40

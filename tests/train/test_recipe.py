@@ -112,6 +112,7 @@ def test_instant_mode_takes_no_budget() -> None:
         ({"label_smoothing": 0.2}, "--label-smoothing needs --loss cross_entropy"),
         ({"loss": "focal"}, "those of fine-tuning need a --budget or --epochs"),
         ({"epochs": 1, "size": [128, 96]}, "one --size, not in 2"),
+        ({"epochs": 1, "budget": "90s"}, "two ways to say how long"),
     ],
 )
 def test_what_would_be_done_in_vain_is_refused(options: dict[str, Any], says: str) -> None:

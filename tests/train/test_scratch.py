@@ -11,7 +11,7 @@ import pytest
 from killed import Killed
 from PIL import Image
 
-from fieldmark.methods.cnn import RECIPE, Options, TextbookCNN
+from fieldmark.methods.cnn import Options, TextbookCNN
 from fieldmark.methods.restore import restore
 from fieldmark.recognizer import Recognizer
 from fieldmark.runtime.bundle import Bundle
@@ -20,6 +20,7 @@ from fieldmark.train.textbook import search as scratch_search
 from fieldmark.train.textbook.network import default_options
 from fieldmark.train.textbook.photos import usual_size
 from fieldmark.train.textbook.recipe import EPOCHS, SHIFT, FromScratch, divide
+from fieldmark.train.textbook.recipes import RECIPE
 
 #: Small enough for a second; nothing here is about how well it recognises.
 QUICK: dict[str, Any] = {
@@ -166,6 +167,10 @@ def test_a_budget_too_small(photos, tmp_path):
         ({"method": "cnn", "cut": "none"}, "--cut is for backbones"),
         ({"method": "cnn", "phases": "two"}, "--phases is for backbones"),
         ({"method": "cnn", "compile": "yes"}, "--compile is for backbones"),
+        ({"method": "cnn", "settings": {"hidden": "64"}}, "--set is for backbones"),
+        ({"method": "cnn", "floor": False}, "--floor is for backbones"),
+        ({"method": "cnn", "folds": 3}, "--folds of --method cnn goes with --search"),
+        ({"method": "cnn", "budget": "90s", "search": True}, "give --epochs instead of --budget"),
         ({"method": "cnn", "stages": "many"}, "is no stage"),
         ({"method": "cnn", "shift": 0.7}, "shift is 0.7"),
         ({"method": "cnn", "rotate": 999.0}, "rotate is 999"),

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from fieldmark.methods.descriptor import OUTPUT, DescriptorGraph
 from fieldmark.methods.learner import Learner
 from fieldmark.nn.graph import export
 from fieldmark.runtime.decision import fit_temperature
+from fieldmark.train import processes
 from fieldmark.train.bundle.golden import rendered
 from fieldmark.train.features import Describer
 from fieldmark.train.heads.head import Scaling, Subspace, choose, fit_head
@@ -83,7 +85,8 @@ def known_within(budget: float | None, rate: float) -> int:
 
 def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) -> DescriptorGraph:
     """The trained network's own graph, beside its weights, in ``folder``."""
-    path, weights = folder / "finetuned.onnx", folder / "finetuned.safetensors"
+    own = f"finetuned-{processes.rank()}"  # of several processes each makes one
+    path, weights = folder / f"{own}.onnx", folder / f"{own}.safetensors"
     state = {
         name: value.contiguous()
         for name, value in method.state_dict().items()
@@ -99,6 +102,5 @@ def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) ->
     method.forward = answer  # type: ignore[method-assign]
     key = hashlib.sha256(json.dumps([before.key]).encode() + data).hexdigest()[:32]
     widths = tuple(getattr(method, "widths", before.widths))
-    return replace(
-        before, path=path, weights=weights, key=key, parity=exported.error, method=name, widths=widths
-    )
+    made: dict[str, Any] = {"path": path, "weights": weights, "key": key, "parity": exported.error}
+    return replace(before, **made, method=name, widths=widths, trained=True)

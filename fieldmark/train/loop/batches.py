@@ -61,8 +61,8 @@ class Batches:
         finally:
             feed.close()  # type: ignore[attr-defined]
 
-    def all(self) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """One view of every photo, and row numbers."""
-        steps = [(rows, 0) for rows in np.array_split(np.arange(len(self.labels)), self.epoch_steps)]
-        for (rows, _), x in zip(steps, self.feed.batches(steps), strict=True):
-            yield x, rows
+    def all(self, varied: bool = True) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """Every photo and row numbers: one view of each or, not ``varied``, as it is."""
+        parts = np.array_split(np.arange(len(self.labels)), self.epoch_steps)
+        feed = self.feed.batches((rows, 0) for rows in parts) if varied else self.feed.as_they_are(parts)
+        yield from zip(feed, parts, strict=True)

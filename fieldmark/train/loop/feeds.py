@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from fieldmark.data.augment import Augment
-from fieldmark.data.loader import Loader, Photos
+from fieldmark.data.loader import SHARE, Loader, Photos
 from fieldmark.data.sampler import split_evenly
 from fieldmark.nn.graph import export
 from fieldmark.runtime.cache import atomic_write
 from fieldmark.runtime.engine import compile_graph
 from fieldmark.runtime.errors import FieldmarkError
-from fieldmark.runtime.machine import cores
+from fieldmark.runtime.machine import cores, memory_bytes
 from fieldmark.runtime.preprocess import Preprocess
 
 #: Photos whose maps are made at once.
@@ -103,6 +103,11 @@ class Feed:
             for images in self._loaders[side].batches(some):
                 yield images if lower is None else maps_tensor(lower(images))
 
+    def as_they_are(self, rows: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        """The photos that are learned, with nothing varied, as those are seen that are answered to: [B, ...] each."""
+        for images in self._made(self.held.size).batches((some, None) for some in rows):
+            yield images if self.lower_held is None else maps_tensor(self.lower_held(images))
+
     def _side(self, step: tuple[np.ndarray, int]) -> int:
         """Pixels of the views of this step."""
         return self.train.size if self.sides is None else self.sides(step[1])
@@ -114,16 +119,19 @@ class Feed:
     def held_out(self, rank: int = 0, world: int = 1, batch: int = CHUNK) -> Iterator[Tensor]:
         """This process's share of the held-out photos, in order, as they are: [B, ...].
 
-        What lies behind a cut is computed once.
+        What lies behind a cut is computed once, where there is memory for it.
         """
         rows = split_evenly(len(self.held.photos), rank, world)
         steps = [(rows[at : at + batch], None) for at in range(0, len(rows), batch)]
         if self.lower_held is None:
             yield from self.held.batches(steps)
             return
+        kept: Iterable[np.ndarray] = self._kept
         if not self._kept:
-            self._kept = [self.lower_held(images).astype(np.float16) for images in self.held.batches(steps)]
-        for maps in self._kept:
+            kept = (self.lower_held(images).astype(np.float16) for images in self.held.batches(steps))
+            if len(rows) * int(np.prod(self.lower_held.shape)) * 2 < memory_bytes() * SHARE:
+                kept = self._kept = list(kept)
+        for maps in kept:
             yield maps_tensor(maps.astype(np.float32))
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ estimated anew at every look at held-out photos and every checkpoint, and the ra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +86,7 @@ class Loop:
         self.targets = torch.from_numpy(labels).to(device)
         self.judge = Judge(network, feed, accelerator, held)
         self.looked = 0.0  # seconds that its last look took
-        self.batch = min(self.phase.batch, len(labels) // self.world * self.world)
+        self.batch = min(self.phase.batch, len(labels)) // self.world * self.world
         self.stepper = Stepper(
             network,
             plan,
@@ -111,7 +112,7 @@ class Loop:
         if resumed is not None:
             self._restore(resumed)
         else:
-            self.learner.prepare(self.phase.own, self._photos)
+            self.learner.prepare(self.phase.own, partial(self._photos, varied=False))
             self.module.train()
             self.network.freeze_statistics()
             if self.phase.fresh and self.learner.fitted:
@@ -132,10 +133,13 @@ class Loop:
                         break
         except KeyboardInterrupt:
             stopped = "interrupted"
-        if self.step and self.best.rows[-1]["step"] != self.step:
-            self._judge()
-        if (mixture := self.best.mixture(2 if self.learner.judged else 1)) is not None:
-            self._settle(mixture)
+        try:
+            if self.step and self.best.rows[-1]["step"] != self.step:
+                self._judge()
+            if (mixture := self.best.mixture(2 if self.learner.judged else 1)) is not None:
+                self._settle(mixture)
+        except KeyboardInterrupt:  # then the best that was seen so far
+            stopped = "interrupted"
         put(self.module, self.best.state)
         return Outcome(self.best, self.step * self.batch, self._seconds(), stopped)
 
@@ -155,10 +159,10 @@ class Loop:
             if self.best.settle(state, score, len(self.judge.held), self.floor, always):
                 return
 
-    def _photos(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All photos that are learned, as (x, labels)."""
+    def _photos(self, varied: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        """All photos that are learned, as (x, labels): a view of each or, not ``varied``, as they are."""
         device = self.accelerator.device
-        for x, rows in self.batches.all():
+        for x, rows in self.batches.all(varied):
             yield x.to(device), self.targets[torch.from_numpy(rows).to(device)]
 
     def _train(self, rows: np.ndarray, images: Tensor, boxes: Tensor | None) -> None:
@@ -220,7 +224,7 @@ class Loop:
         """How many steps fit into what is left of the budget."""
         if self.watch.deadline is None or self.step == self.first:
             return
-        passed, left = self.watch.spent - self.began, self.agreed(self._left())
+        passed, left = self.agreed((self.watch.spent - self.began, self._left()))
         left = max(1, self.phase.steps_left(self.batches.epoch_steps, self.first, self.step, passed, left))
         if abs(left - (self.total - self.step)) > DIFFERENT * (self.total - self.step):
             self.total = int(self.agreed(self.step + left))

@@ -127,17 +127,24 @@ class Stepper:
         return x.unflatten(0, (-1, photos))[:, part].flatten(0, 1)
 
     def _halve(self, error: BaseException) -> None:
+        if self.accelerator.num_processes > 1:  # the others would wait for ever for its gradients
+            raise FieldmarkError(
+                f"not enough memory for {self.micro} photos in process {self.accelerator.process_index}: "
+                "give a smaller --batch"
+            ) from error
         if self.micro < 2:
             raise FieldmarkError(
                 "not enough memory for one photo at a time: give a smaller --size"
             ) from error
         self.optimizer.zero_grad(set_to_none=True)
+        self.learner.dropped()
         self.micro //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.tell("note", f"out of memory: gradients are now gathered {self.micro} photos at a time")
 
     def _not_finite(self, rows: Sequence[int], step: int) -> None:
+        self.learner.dropped()
         names = [self.names[row] for row in rows[:3]]
         what = f"the loss is not a number at step {step + 1} (photos {', '.join(names)} …)"
         if self.plan.on_nan == "fail":

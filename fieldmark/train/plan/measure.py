@@ -109,6 +109,7 @@ def slower(network: Network) -> float:
             passes.append(time.perf_counter() - begun)
         times.append(min(passes))
     network.module.train(training)
+    network.freeze_statistics()
     return max(1.0, times[1] / times[0])
 
 
@@ -231,9 +232,11 @@ def steps(network: Trainable, x: Tensor, autocast: Autocast) -> Iterator[Callabl
 
     module.train()
     network.freeze_statistics()
+    module.criterion.eval()  # its centres stay where they are: to move them, processes wait for each other
     try:
         yield step
     finally:
+        module.criterion.train()
         with torch.no_grad():
             for name, buffer in module.named_buffers():
                 buffer.copy_(before[name])

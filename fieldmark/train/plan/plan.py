@@ -137,6 +137,17 @@ class Plan(BaseModel):
         with atomic_write(folder / PLAN) as file:
             file.write_text(self.model_dump_json(indent=2), encoding="utf-8")
 
+    def check(self, data: str, asked: str, run: Path) -> None:
+        """Raise FieldmarkError, in a line, if the run in this folder was begun with something else."""
+        for what, same in (
+            ("other photos, labels, backbone or size", self.data == data),
+            ("another method or other flags", self.asked == asked),
+        ):
+            if not same:
+                raise FieldmarkError(
+                    f"the run in {run} was begun with {what}: give those, or start again with --overwrite"
+                )
+
     @classmethod
     def read(cls, folder: Path) -> Plan:
         """Raises FieldmarkError where there is none, or it is damaged."""

@@ -16,6 +16,7 @@ from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.preprocess import Preprocess
 from fieldmark.runtime.results import Skipped
+from fieldmark.train import processes
 from fieldmark.train.instant import Looked
 from fieldmark.train.settings import Settings
 from fieldmark.train.textbook.pixels import longest_side, read_pixels
@@ -48,7 +49,9 @@ def look(
     size = settings.scales[0] if settings.scales else usual_size(longest_side(paths))
     given = {name: value for name, value in settings.preprocess.items() if value is not None}
     preprocess = Preprocess(**{"size": size, "mean": MEAN, "std": STD, "interpolation": "bilinear", **given})
-    pixels = read_pixels(paths, preprocess, folder / "pixels.u8", settings.workers, progress)
+    pixels = read_pixels(
+        paths, preprocess, folder / f"pixels-{processes.rank()}.u8", settings.workers, progress
+    )
     images, content = pixels.images, pixels.content
     if pixels.errors:
         good = np.array([row not in pixels.errors for row in range(len(paths))], bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ OWN = ("shift", "recipe", "search")
 #: What only networks with a backbone know.
 FOREIGN = (
     *("backbone", "cut", "cache_gb", "layer_decay", "train_size", "head_lr", "pretrained", "depthwise"),
-    *("phases", "progressive", "compile"),
+    *("phases", "progressive", "compile", "views", "settings", "tta", "floor"),
 )
 #: Without a recipe: epochs, and the share of the side by which views are moved.
 EPOCHS, SHIFT = 20, 0.08
@@ -42,6 +43,10 @@ class FromScratch(BaseModel):
     shift: float = Field(SHIFT, ge=0, le=0.5)
     search: bool = False
 
+    def key(self, seed: int) -> str:
+        """Names the training that was asked for, as `Recipe.key` does."""
+        return self.recipe.key(json.dumps([self.layers, self.shift, self.search], sort_keys=True), seed)
+
 
 def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | FromScratch | None]:
     """Options as the command line names them: what concerns all modes, and the mode's own (instant has none).
@@ -60,7 +65,13 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | FromScratch |
         raise UsageError(f"--method {METHOD} is always trained from scratch: leave --mode out")
     for name in FOREIGN:
         if name in given:
-            raise UsageError(f"--{name.replace('_', '-')} is for backbones, and --method {METHOD} has none")
+            shown = {"settings": "set"}.get(name, name).replace("_", "-")
+            raise UsageError(f"--{shown} is for backbones, and --method {METHOD} has none")
+    if given.get("search"):
+        if "budget" in given:
+            raise UsageError("--search compares as long as it takes: give --epochs instead of --budget")
+    elif "folds" in given:
+        raise UsageError(f"--folds of --method {METHOD} goes with --search")
     rest = {
         name: value
         for name, value in given.items()
@@ -73,7 +84,8 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | FromScratch |
 
 
 def _asked(given: dict[str, Any]) -> FromScratch:
-    from fieldmark.methods.cnn import RECIPE, Options
+    from fieldmark.methods.cnn import Options
+    from fieldmark.train.textbook.recipes import RECIPE
 
     layers = {name: given[name] for name in LAYERS if name in given}
     learning = {name: given[name] for name in (NAMES | SHARED) - set(AUGMENT) if name in given}

@@ -64,7 +64,7 @@ class Course:
             if deadline is not None and self.tell.loop.agreed(self.watch.spent >= deadline):
                 break
             if self.accelerator.is_main_process:
-                keep_end(self.folder, phase, self.network, outcomes[-1])
+                keep_end(self.folder, phase, self.network, outcomes[-1], self.watch.spent)
         return outcomes
 
     def _phase(self, number: int, saved: Checkpoint | None) -> Outcome:
@@ -107,4 +107,5 @@ class Course:
         as_it_was(network.module)
         network.module.cpu()
         network.close()
+        self.accelerator.free_memory()  # it keeps each phase's optimiser otherwise, and scales by all of them
         return outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
@@ -74,18 +74,39 @@ def drop_maps(folder: Path, plan: Plan, number: int) -> None:
             file.unlink()
 
 
-def newest(folder: Path) -> tuple[int, Checkpoint | None]:
-    """The phase that a killed run was in, and its newest checkpoint."""
-    numbered = sorted((int(path.name.removeprefix("phase-")), path) for path in folder.glob("phase-*"))
-    for _, path in reversed(numbered):
-        if (saved := checkpoint.newest(path)) is not None:
-            return int(saved.state["phase"]), saved
-    return 0, None
+class Reached(NamedTuple):
+    """How far a killed run came. number: the phase it was in; saved: its newest checkpoint (none: no step of it is
+    kept); spent: seconds until then (none: nothing is kept at all)."""
+
+    number: int = 0
+    saved: Checkpoint | None = None
+    spent: float | None = None
 
 
-def keep_end(folder: Path, number: int, network: Network, outcome: Outcome) -> None:
-    """Write down what phase ``number`` ended with. The checkpoints of later ones hold only what learns then."""
+def newest(folder: Path) -> Reached:
+    """How far the run of this folder came."""
+    for number in sorted(_numbers(folder, "phase-"), reverse=True):
+        if (saved := checkpoint.newest(folder / f"phase-{number}")) is not None:
+            break
+    else:
+        return Reached()
+    phase = int(saved.state["phase"])
+    if (
+        end := checkpoint.newest(folder / f"after-{phase + 1}")
+    ) is not None:  # the next one had no checkpoint yet
+        return Reached(phase + 1, None, float(end.state["spent"]))
+    return Reached(phase, saved, float(saved.state["spent"]))
+
+
+def _numbers(folder: Path, name: str) -> list[int]:
+    return [int(path.name.removeprefix(name)) for path in folder.glob(f"{name}*")]
+
+
+def keep_end(folder: Path, number: int, network: Network, outcome: Outcome, spent: float) -> None:
+    """Write down what phase ``number`` ended with, ``spent`` seconds after the start. The checkpoints of later ones
+    hold only what learns then."""
     told = {
+        "spent": spent,
         "score": outcome.best.score,
         "rows": outcome.best.rows,
         "photos": outcome.photos,

@@ -17,7 +17,6 @@ from fieldmark import methods
 from fieldmark.data.boxes import Boxes
 from fieldmark.data.loader import Photos
 from fieldmark.methods.task import Task
-from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import imbalance, loggers
 from fieldmark.train.bundle.finish import finished, known_within
 from fieldmark.train.heads.head import fit_head
@@ -109,27 +108,20 @@ class Finetune:
         if not (self.folder / PLAN).exists():
             return self._instant(looked, "the budget is too small for fine-tuning", measure)
         plan = Plan.read(self.folder)
-        if plan.data != material.key:
-            raise FieldmarkError(
-                f"the run in {self.folder.parent} was begun with other photos, labels, backbone or size: "
-                "give those, or start again with --overwrite"
-            )
-        if plan.asked != asked:
-            raise FieldmarkError(
-                f"the run in {self.folder.parent} was begun with another method or other flags: "
-                "give those, or start again with --overwrite"
-            )
-        number, saved = newest(self.folder)
+        plan.check(material.key, asked, self.folder.parent)
+        number, saved, spent = newest(self.folder)
         if self.recipe.budget is not None:
             self.watch.deadline = self.planner.deadline(len(part.y), len(y_held))
         for line in filter(None, (plan.why, *plan.describe(), uneven.why, coarse.why)):
             self.tell("note", line)
         try:
-            if saved is None:
+            if spent is None:
                 self._warm_up(network, plan, part, material.train)
             else:
-                self.resumed_at, self.watch.before = saved.step, float(saved.state["spent"])
-                self.tell("note", f"resumed at step {saved.step}, by the plan that it was begun with")
+                self.resumed_at = 0 if saved is None else saved.step
+                self.watch.before += spent
+                where = f"at step {saved.step}" if saved is not None else f"after phase {number}"
+                self.tell("note", f"resumed {where}, by the plan that it was begun with")
             course = Course(
                 network,
                 plan,
@@ -143,7 +135,9 @@ class Finetune:
             )
             outcomes = course.run(number, saved)
         except KeyboardInterrupt:  # the loop catches its own
-            return self._instant(looked, "interrupted before the first step", measure)
+            trained = self._instant(looked, "interrupted before the first step", measure)
+            trained.chosen["stopped"] = "interrupted"
+            return trained
         reached = outcomes[-1].best.score
         assert reached is not None
         if self.recipe.floor and reached.accuracy < measure.accuracy:

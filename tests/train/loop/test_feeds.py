@@ -71,6 +71,26 @@ def test_with_a_cut_views_pass_the_frozen_part(some: SimpleNamespace) -> None:
         assert mine.is_contiguous(memory_format=torch.channels_last) and mine.dtype == torch.float32
 
 
+def test_photos_as_they_are(some: SimpleNamespace) -> None:
+    rows = [np.array([2, 0]), np.array([1])]
+    whole = Loader(Photos(some.train), some.preprocess, Augment())
+    found = [*feed(some).as_they_are(rows)]
+    assert all(torch.equal(mine, whole.clean(one)) for mine, one in zip(found, rows, strict=True))
+    cut = feed(some, lower=Half(), lower_held=Half()).as_they_are(rows)
+    assert all(torch.equal(mine, one[:, :, ::2, ::2]) for mine, one in zip(cut, found, strict=True))
+
+
+def test_held_out_maps_that_do_not_fit_are_made_again(
+    some: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "memory_bytes", lambda: 0)
+    half = Half()
+    one = feed(some, lower=Half(), lower_held=half)
+    first, second = [*one.held_out()], [*one.held_out()]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert half.seen == 2 * sum(map(len, first))
+
+
 def test_views_of_each_epochs_own_side(some: SimpleNamespace) -> None:
     def side(epoch: int) -> int:
         return (16, 16, SIDE)[epoch]

@@ -32,6 +32,20 @@ def test_ctrl_c_ends_with_the_best_so_far(loop: Make, tmp_path: Path) -> None:
     assert one.judge.score() == ended.best.score
 
 
+def test_ctrl_c_in_the_last_look_keeps_what_was_learned(
+    loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = loop(tmp_path)
+
+    def settle(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(one, "_settle", settle)
+    ended = one.run()
+    assert ended.stopped == "interrupted" and ended.best.rows[-1]["step"] == one.step > 0
+    assert one.judge.score() == ended.best.score
+
+
 def test_patience(loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.6, 0.6, 0.5, 0.7, *[0.1] * 9])
     one = loop(tmp_path, judge_every=1, patience=3)

@@ -96,6 +96,25 @@ def test_out_of_memory_halves_the_batch_and_steps_are_the_same(
     assert saved[0].state["running"]["loss"] == pytest.approx(saved[1].state["running"]["loss"], rel=1e-2)
 
 
+def test_out_of_memory_in_one_of_several_processes(
+    loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot go on alone: the others wait for its gradients."""
+    one = loop(tmp_path)
+    short_of_memory(one, 3, MemoryError())
+    monkeypatch.setattr(type(one.accelerator), "num_processes", 2)
+    with pytest.raises(FieldmarkError, match="give a smaller --batch"):
+        one.stepper._halve(MemoryError())
+
+
+def test_what_was_left_out_teaches_nothing(loop: Make, tmp_path: Path) -> None:
+    one, dropped = loop(tmp_path, on_nan="skip"), []
+    one.learner.dropped = lambda: dropped.append(one.step)
+    broken(one, {4})
+    one.run()
+    assert dropped == [4]
+
+
 def test_not_even_one_photo(loop: Make, tmp_path: Path) -> None:
     one = loop(tmp_path)
     short_of_memory(one, 0, MemoryError())

@@ -21,7 +21,7 @@ class Steps(nn.Module):
 
     def __init__(self, turns: int = 1, views: int = 1):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
+        self.weight, self.criterion = nn.Parameter(torch.ones(())), nn.Identity()
         self.register_buffer("seen", torch.zeros(()))
         self.method = type("Learner", (), {"turns": turns, "views": views})
         self.calls: list[Any] = []
@@ -83,6 +83,17 @@ def test_places_and_entries(network: Make) -> None:
             expected = net.open(place.name)(torch.zeros(1, 3, size, size)).numel()
             net.close()
             assert entries(net, place.name, size) == expected
+
+
+def test_planning_leaves_the_statistics_that_a_backbone_came_with(network: Make) -> None:
+    """Batch norms that are no part of a convolution, too."""
+    net = network("densenet121")
+    before = state(net)
+    assert any("running_mean" in name for name in before), "some are not folded"
+    measure.slower(net)
+    places(net)
+    after = state(net)
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize(("passes", "expected"), [(0, 1.0), (1, 1.0), (3, 3.0)])
@@ -179,6 +190,15 @@ def test_places_are_looked_for_once(network: Make, speeds: Make, monkeypatch: py
 
 def state(net: Any) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in net.module.state_dict().items()}
+
+
+def test_centres_stay_while_speed_is_measured(network: Make) -> None:
+    """To move them, processes wait for each other, and only one of them measures."""
+    net = network(loss="cross_entropy+0.1*center")
+    with measure.steps(net, torch.randn(4, 3, 32, 32), contextlib.nullcontext) as step:
+        assert net.module.training and not net.module.criterion.training
+        step()
+    assert net.module.criterion.training
 
 
 def test_measuring_leaves_the_network_as_it_was(network: Make, monkeypatch: pytest.MonkeyPatch) -> None:

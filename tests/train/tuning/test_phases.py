@@ -42,8 +42,8 @@ def test_the_next_phase_begins_where_the_last_one_ended(network: Make, tmp_path:
     with torch.no_grad():
         for value in (*net.module.parameters(), *net.module.buffers()):
             value.add_(1)
-    keep_end(tmp_path, 0, network(), outcome(0.25))
-    keep_end(tmp_path, 1, net, outcome(0.5))
+    keep_end(tmp_path, 0, network(), outcome(0.25), 7.0)
+    keep_end(tmp_path, 1, net, outcome(0.5), 9.0)
     ends = go_on(tmp_path, 2, other)
     expected = net.module.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in other.module.state_dict().items())
@@ -55,11 +55,21 @@ def test_the_next_phase_begins_where_the_last_one_ended(network: Make, tmp_path:
 
 
 def test_the_newest_phase(tmp_path: Path) -> None:
-    assert newest(tmp_path) == (0, None)
+    assert newest(tmp_path) == (0, None, None)
     for number in (1, 2, 10):
-        checkpoint.write(tmp_path / f"phase-{number}", 5, {}, {"phase": number - 1})
-    number, saved = newest(tmp_path)
-    assert number == 9 and saved is not None and saved.step == 5, "ten comes after two"
+        checkpoint.write(tmp_path / f"phase-{number}", 5, {}, {"phase": number - 1, "spent": 3.0})
+    number, saved, spent = newest(tmp_path)
+    assert number == 9 and saved is not None and saved.step == 5 and spent == 3, "ten comes after two"
+
+
+def test_between_two_phases(network: Make, tmp_path: Path) -> None:
+    """What is done is not done again where the next phase has no checkpoint yet: its maps may take minutes."""
+    checkpoint.write(tmp_path / "phase-1", 5, {}, {"phase": 0, "spent": 3.0})
+    keep_end(tmp_path, 0, network(), outcome(0.25), 7.0)
+    assert newest(tmp_path) == (1, None, 7.0)
+    checkpoint.write(tmp_path / "phase-2", 1, {}, {"phase": 1, "spent": 8.0})
+    number, saved, spent = newest(tmp_path)
+    assert number == 1 and saved is not None and saved.step == 1 and spent == 8
 
 
 def test_maps_that_nobody_needs_go(plan: Make, tmp_path: Path) -> None:
@@ -163,7 +173,7 @@ def run(seen: SimpleNamespace, folder: Path, progress: Callable[..., None], **re
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / "finetuned.safetensors").read_bytes()
+    return (folder / "finetuned-0.safetensors").read_bytes()
 
 
 def test_killed_in_the_second_phase_and_resumed(look: Make, tmp_path: Path) -> None:

@@ -171,8 +171,8 @@ def test_ctrl_c_between_two_phases_keeps_what_was_learned(
     trained = fit(seen, tmp_path, phases="two", epochs=4, floor=False)
     assert made == [0, 1] and trained.chosen["stopped"] == "interrupted" and trained.mode == "finetune"
     assert {row["phase"] for row in trained.curve} == {0}
-    number, saved = newest(tmp_path / "checkpoints")
-    assert number == 0 and saved is not None and trained.chosen["epochs"] > 0
+    number, saved, _ = newest(tmp_path / "checkpoints")
+    assert number == 1 and saved is None and trained.chosen["epochs"] > 0, "the first phase is done"
     assert trained.evaluation().top1 == pytest.approx(trained.chosen["held_out_top1"], abs=1e-6)
 
 
@@ -184,6 +184,7 @@ def test_ctrl_c_before_the_first_step_gives_the_instant_model(look: Make, tmp_pa
     trained = fit(look(12), tmp_path, progress=progress)
     assert trained.mode == "instant"
     assert "interrupted before the first step" in trained.warnings[-1]
+    assert trained.chosen["stopped"] == "interrupted", "a fold that ends so is no fold"
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (3, 2, 3, 2), (1, 6, 6)])
