@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,10 +18,12 @@ SOUP = 3
 
 class Score(NamedTuple):
     """Of the held-out photos: share that is right, and the mean negative log-likelihood in nats, at the
-    temperature that makes it least."""
+    temperature that makes it least; of each photo whether it is right, and its negative log-likelihood."""
 
     accuracy: float
     nll: float
+    right: tuple[bool, ...] = ()
+    losses: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor) -> Score:
@@ -30,11 +32,32 @@ class Score(NamedTuple):
         if not np.isfinite(values).all():
             return cls(0.0, float("inf"))
         p = softmax(values, fit_temperature(values, true))[np.arange(len(true)), true]
-        right = float((values.argmax(1) == true).mean())
-        return cls(right, float(-np.log(np.maximum(p, 1e-12)).mean()))
+        right, losses = values.argmax(1) == true, -np.log(np.maximum(p, 1e-12))
+        return cls(float(right.mean()), float(losses.mean()), tuple(right.tolist()), tuple(losses.tolist()))
+
+    @classmethod
+    def read(cls, told: Sequence[Any]) -> Score:
+        """What JSON made of one."""
+        return cls(*told[:2], *(tuple(one) for one in told[2:]))
 
     def beats(self, other: Score) -> bool:
         return (self.accuracy, -self.nll) > (other.accuracy, -other.nll)
+
+    def worse(self, other: Score) -> bool:
+        """Than another of the same photos, by more than one standard error of the difference: fewer are right or, where
+        no more are, their classes are less likely.
+
+        Of few photos nearly all may be right by either: then a photo or two say nothing.
+        """
+        if not self.right or len(self.right) != len(other.right):
+            return self.accuracy < other.accuracy
+        gain = np.asarray(self.right, float) - np.asarray(other.right, float)
+        rise = np.asarray(self.losses) - np.asarray(other.losses)
+        of_gain, of_rise = (
+            one.std(ddof=1) / len(one) ** 0.5 if len(one) > 1 else 0.0 for one in (gain, rise)
+        )
+        fewer = gain.mean() < -of_gain * (1 + 1e-9)
+        return bool(fewer or (gain.mean() <= 0 and rise.mean() > of_rise))
 
     def error(self, photos: int) -> float:
         """Standard error of the accuracy, from so many photos; at least that of one mistake."""
@@ -110,6 +133,6 @@ class Best:
         def part(prefix: str) -> State:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        score = None if state["score"] is None else Score(*state["score"])
+        score = None if state["score"] is None else Score.read(state["score"])
         recent = [part(f"recent{number}.") for number in range(state["recent"])]
         return cls(score, part("best."), list(state["rows"]), recent, state["stale"], part("start."))

@@ -132,7 +132,7 @@ def go_on(folder: Path, number: int, network: Network) -> list[Outcome]:
         network.module.load_state_dict(ends[-1].tensors)
     return [
         Outcome(
-            Best(Score(*one.state["score"]), rows=list(one.state["rows"])),
+            Best(Score.read(one.state["score"]), rows=list(one.state["rows"])),
             int(one.state["photos"]),
             float(one.state["seconds"]),
             str(one.state["stopped"]),

@@ -130,7 +130,7 @@ class Finetune:
                 self.watch,
                 self.tell,
                 self.accelerator,
-                floor=measure.accuracy if self.recipe.floor else 0.0,
+                floor=measure.accuracy - measure.error(len(y_held)) if self.recipe.floor else 0.0,
                 workers=self.settings.workers,
             )
             outcomes = course.run(number, saved)
@@ -140,8 +140,8 @@ class Finetune:
             return trained
         reached = outcomes[-1].best.score
         assert reached is not None
-        if self.recipe.floor and reached.accuracy < measure.accuracy:
-            why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%})"
+        if self.recipe.floor and reached.worse(measure):
+            why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%}, log loss {reached.nll:.3f})"
             trained = self._instant(looked, why, measure)
         else:
             method = network.finish()

@@ -125,3 +125,43 @@ def test_the_last_weights_where_answers_do_not_judge() -> None:
     assert not best.settle(state(1), Score(0.2, 2.0), 100, floor=0.9)
     assert best.settle(state(1), Score(0.2, 2.0), 100, floor=0.9, always=True)
     assert torch.equal(best.state["w"], state(1)["w"]) and best.score == Score(0.2, 2.0)
+
+
+def of_photos(right: list[bool], losses: list[float]) -> Score:
+    return Score(sum(right) / len(right), sum(losses) / len(losses), tuple(right), tuple(losses))
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "rise", "worse"),
+    [
+        (0, 0, 0.0, False),
+        (1, 0, 0.0, False),  # of 100 photos one says nothing
+        (2, 0, 0.0, True),
+        (3, 1, 0.0, False),
+        (6, 1, 0.0, True),
+        (0, 0, 0.2, True),  # as many are right, and all of them are less likely
+        (0, 1, 0.2, False),
+        (1, 0, -0.2, False),
+        (6, 1, -0.2, True),
+    ],
+)
+def test_worse_is_more_than_chance(lost: int, won: int, rise: float, worse: bool) -> None:
+    """McNemar's comparison of the photos that one of two models names right, at one standard error."""
+    before = [True] * 90 + [False] * 10
+    after = [False] * lost + [True] * (90 - lost) + [True] * won + [False] * (10 - won)
+    noise = [0.5 * (-1) ** number for number in range(100)]
+    old = of_photos(before, [1.0] * 100)
+    new = of_photos(after, [1.0 + rise + one for one in noise])
+    assert new.worse(old) == worse and not old.worse(old)
+
+
+def test_worse_of_one_photo_or_of_none_that_is_known() -> None:
+    assert of_photos([False], [2.0]).worse(of_photos([True], [1.0]))
+    assert not of_photos([True], [1.0]).worse(of_photos([True], [1.0]))
+    assert Score(0.4, 0.1).worse(Score(0.5, 1.0)) and not Score(0.5, 3.0).worse(Score(0.5, 1.0))
+
+
+def test_what_json_makes_of_a_score() -> None:
+    score = of_photos([True, False], [0.1, 2.0])
+    assert Score.read(json.loads(json.dumps(score))) == score
+    assert Score.read(json.loads(json.dumps(Score(0.5, 1.0)))) == Score(0.5, 1.0)

