@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -20,22 +21,35 @@ def patient() -> Iterator[None]:
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        or _importing(sys._getframe())  # all that follows is part of one: it would never come
     ):
         yield
         return
-    signal.signal(signal.SIGINT, _handle)
+    handle = _Handler()
+    signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if handle.later is not None:  # the body was done first
+            handle.later.cancel()
+            raise KeyboardInterrupt
 
 
-def _handle(number: int, frame: FrameType | None) -> None:
-    if not _importing(frame):
+class _Handler:
+    """later: what asks again, after Ctrl-C in the middle of an import; pressed again meanwhile, it is the same one."""
+
+    later: threading.Timer | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if _importing(frame):
+            if self.later is None or not self.later.is_alive():
+                self.later = threading.Timer(_AGAIN, _again)
+                self.later.daemon = True
+                self.later.start()
+            return
+        self.later = None
         raise KeyboardInterrupt
-    later = threading.Timer(_AGAIN, _again)
-    later.daemon = True
-    later.start()
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -58,7 +58,7 @@ class PIM(Method):
     Paper: four levels, width 1536, 32, 128, 512, 2048 tokens from coarse to fine at 384 px, SGD 5e-4, 50 epochs; a
     token's classifier has a hidden layer there. The defaults are smaller, for machines without a GPU. Never more than
     a quarter of a level's tokens are selected here (the paper: 22%), so that there is a background to
-    hush: in training, too, where views are smaller and the same number is half of them.
+    hush: in training, too, where views are smaller and the same number is up to half of them.
     """
 
     selects = True
@@ -101,7 +101,7 @@ class PIM(Method):
 
     def look(self, features: Features) -> Looked:
         maps = [
-            resized(one, grid) if one.shape[2] * one.shape[3] < keep else one
+            resized(one, grid) if one.shape[2] * one.shape[3] < 2 * keep else one
             for one, grid, keep in zip(features.maps[-self.levels :], self.grids, self.keep, strict=True)
         ]
         maps, first = self.refine(self.pyramid(maps))

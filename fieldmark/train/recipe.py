@@ -164,8 +164,7 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
         if "label_smoothing" in given and settings.loss != "cross_entropy":
             raise UsageError("--label-smoothing needs --loss cross_entropy, or fine-tuning")
         return settings, None
-    if {"budget", "epochs"} <= own.keys():
-        raise UsageError("--budget and --epochs are two ways to say how long: give one of them")
+    check_time(own)
     own |= {name: given[name] for name in (SHARED | COMMON) & given.keys()}
     rest = {name: value for name, value in given.items() if name not in NAMES | SHARED} | {"mode": "finetune"}
     if not own.keys() & {"budget", "epochs"}:
@@ -174,6 +173,12 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | None]:
     if len(settings.scales) > 1:
         raise UsageError(f"fine-tuning looks at photos in one --size, not in {len(settings.scales)}")
     return settings, Recipe.of(own)
+
+
+def check_time(given: Mapping[str, Any]) -> None:
+    """Raise UsageError where options say twice how long to train."""
+    if {"budget", "epochs"} <= given.keys():
+        raise UsageError("--budget and --epochs are two ways to say how long: give one of them")
 
 
 def seconds(text: str) -> float:

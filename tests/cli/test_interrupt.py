@@ -60,6 +60,50 @@ def test_an_import_ends_first(tmp_path: Path, how: str) -> None:
     assert (rest, process.returncode) == ("whole True\n", 0)
 
 
+def test_pressed_twice_in_an_import_it_comes_once(tmp_path: Path) -> None:
+    """A second one would cut what the first one began to tidy up."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    program = PROGRAM.replace(
+        'print("whole", slow.done, flush=True)', "import time; time.sleep(0.5); print('tidy')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "alone"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for _ in range(3):
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert (rest, process.returncode) == ("tidy\n", 0)
+
+
+def test_what_ends_with_its_import(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    program = """
+from fieldmark.cli.interrupt import patient
+try:
+    with patient():
+        print("ready", flush=True)
+        import slow
+except KeyboardInterrupt:
+    print("told", slow.done, flush=True)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.95)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert (rest, process.returncode) == ("told True\n", 0)
+
+
 def test_else_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), patient():

@@ -126,6 +126,7 @@ class TestPIM(TrainedTests):
             assert method(images(2, 32)).shape == (2, 4)
             looked = method.look(method.backbone(images(2, 32)))
         assert [picked.shape[1] for picked in looked.picked] == method.keep
+        assert all(2 * keep <= one.shape[1] for keep, one in zip(method.keep, looked.logits, strict=True))
 
     def test_settings(self):
         backbone = backbone_of("test_resnet", 64)

@@ -169,6 +169,7 @@ def test_a_budget_too_small(photos, tmp_path):
         ({"method": "cnn", "compile": "yes"}, "--compile is for backbones"),
         ({"method": "cnn", "settings": {"hidden": "64"}}, "--set is for backbones"),
         ({"method": "cnn", "floor": False}, "--floor is for backbones"),
+        ({"method": "cnn", "epochs": 2, "budget": "90s"}, "two ways to say how long"),
         ({"method": "cnn", "folds": 3}, "--folds of --method cnn goes with --search"),
         ({"method": "cnn", "budget": "90s", "search": True}, "give --epochs instead of --budget"),
         ({"method": "cnn", "stages": "many"}, "is no stage"),

@@ -19,6 +19,7 @@ from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor
 
 from fieldmark.data.augment.mix import mix
+from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.heads.warm import warm_new
 from fieldmark.train.loop import checkpoint
 from fieldmark.train.loop.averages import Average, State, between, copied, instead, learned, put
@@ -87,6 +88,8 @@ class Loop:
         self.judge = Judge(network, feed, accelerator, held)
         self.looked = 0.0  # seconds that its last look took
         self.batch = min(self.phase.batch, len(labels)) // self.world * self.world
+        if not self.batch:
+            raise FieldmarkError(f"{self.world} processes need a --batch of at least as many photos")
         self.stepper = Stepper(
             network,
             plan,
@@ -112,7 +115,8 @@ class Loop:
         if resumed is not None:
             self._restore(resumed)
         else:
-            self.learner.prepare(self.phase.own, partial(self._photos, varied=False))
+            first = self.phase.own == 0  # where nothing was learned yet, any view will do
+            self.learner.prepare(self.phase.own, partial(self._photos, varied=first))
             self.module.train()
             self.network.freeze_statistics()
             if self.phase.fresh and self.learner.fitted:
@@ -138,8 +142,10 @@ class Loop:
                 self._judge()
             if (mixture := self.best.mixture(2 if self.learner.judged else 1)) is not None:
                 self._settle(mixture)
-        except KeyboardInterrupt:  # then the best that was seen so far
+        except KeyboardInterrupt:  # then the best that was seen so far, where that can be told
             stopped = "interrupted"
+            if not self.learner.judged:
+                self.best.state = copied(self.average.state)
         put(self.module, self.best.state)
         return Outcome(self.best, self.step * self.batch, self._seconds(), stopped)
 
@@ -281,6 +287,7 @@ class Loop:
             "total": self.total,
             "progress": self.progress,
             "micro": self.stepper.micro,
+            "scaler": scaler.state_dict() if (scaler := self.accelerator.scaler) is not None else None,
             "seconds": self._seconds(),
             "spent": self.watch.spent,
             "running": self.stepper.running,
@@ -306,3 +313,5 @@ class Loop:
         self.step, self.total, self.progress = saved.step, state["total"], state["progress"]
         self.stepper.micro, self.stepper.running = state["micro"], dict(state["running"])
         self.before = state["seconds"]
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])

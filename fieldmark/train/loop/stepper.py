@@ -49,6 +49,7 @@ class Stepper:
         self.shared = accelerator.prepare_model(self.module)
         self.scaled = accelerator.prepare_optimizer(self.optimizer)  # which scales, in half precision
         self.running: dict[str, float] = {}
+        self._before: list[Tensor] = []
 
     def __call__(
         self,
@@ -71,7 +72,10 @@ class Stepper:
                 if self.plan.clip:
                     self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
                 self.scaled.step()
-                self.learner.stepped()
+                if self.scaled.step_was_skipped:  # half precision overflowed
+                    self.learner.dropped()
+                else:
+                    self.learner.stepped()
                 keep = min(1 - 1 / SMOOTH, step / (step + 1))
                 for name, value in losses.items():
                     self.running[name] = keep * self.running.get(name, value) + (1 - keep) * value
@@ -87,6 +91,7 @@ class Stepper:
         more: dict[str, float],
     ) -> dict[str, float] | None:
         """Losses and gradients of a batch, gathered in parts where it does not fit into memory as a whole."""
+        self._before = [buffer.clone() for buffer in self.module.criterion.buffers()]
         while True:
             try:
                 sums, told = dict[str, float](), dict[str, float]()
@@ -126,6 +131,12 @@ class Stepper:
             return x
         return x.unflatten(0, (-1, photos))[:, part].flatten(0, 1)
 
+    def _drop(self) -> None:
+        """What this batch has moved beside the weights goes back: centres."""
+        self.learner.dropped()
+        for buffer, before in zip(self.module.criterion.buffers(), self._before, strict=True):
+            buffer.copy_(before)
+
     def _halve(self, error: BaseException) -> None:
         if self.accelerator.num_processes > 1:  # the others would wait for ever for its gradients
             raise FieldmarkError(
@@ -137,14 +148,14 @@ class Stepper:
                 "not enough memory for one photo at a time: give a smaller --size"
             ) from error
         self.optimizer.zero_grad(set_to_none=True)
-        self.learner.dropped()
+        self._drop()
         self.micro //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.tell("note", f"out of memory: gradients are now gathered {self.micro} photos at a time")
 
     def _not_finite(self, rows: Sequence[int], step: int) -> None:
-        self.learner.dropped()
+        self._drop()
         names = [self.names[row] for row in rows[:3]]
         what = f"the loss is not a number at step {step + 1} (photos {', '.join(names)} …)"
         if self.plan.on_nan == "fail":

@@ -226,17 +226,21 @@ def steps(network: Trainable, x: Tensor, autocast: Autocast) -> Iterator[Callabl
     def step() -> None:
         for turn in range(learner.turns):
             with autocast():
-                loss = module(x, targets, turn=turn, progress=0.0)["loss"]
+                loss = module(x, targets, boxes=None, turn=turn, progress=0.0, coarse=False)["loss"]
             loss.backward()
             module.zero_grad(set_to_none=True)
 
     module.train()
     network.freeze_statistics()
-    module.criterion.eval()  # its centres stay where they are: to move them, processes wait for each other
+    if (
+        torch.distributed.is_available() and torch.distributed.is_initialized()
+    ):  # to move its centres, processes wait for each other
+        module.criterion.eval()
     try:
         yield step
     finally:
         module.criterion.train()
+        learner.dropped()
         with torch.no_grad():
             for name, buffer in module.named_buffers():
                 buffer.copy_(before[name])

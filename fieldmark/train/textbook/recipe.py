@@ -67,6 +67,7 @@ def divide(options: Mapping[str, Any]) -> tuple[Settings, Recipe | FromScratch |
         if name in given:
             shown = {"settings": "set"}.get(name, name).replace("_", "-")
             raise UsageError(f"--{shown} is for backbones, and --method {METHOD} has none")
+    recipe.check_time(given)
     if given.get("search"):
         if "budget" in given:
             raise UsageError("--search compares as long as it takes: give --epochs instead of --budget")

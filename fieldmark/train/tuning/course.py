@@ -52,7 +52,7 @@ class Course:
             try:
                 outcomes.append(self._phase(phase, saved))
             except KeyboardInterrupt:
-                if phase == 0:
+                if phase == 0 or saved is not None:  # what is kept of it is more than what came before
                     raise
                 self.network.close()
                 outcomes = go_on(self.folder, phase, self.network)
@@ -63,8 +63,12 @@ class Course:
             assert self.tell.loop is not None
             if deadline is not None and self.tell.loop.agreed(self.watch.spent >= deadline):
                 break
-            if self.accelerator.is_main_process:
-                keep_end(self.folder, phase, self.network, outcomes[-1], self.watch.spent)
+            try:
+                if self.accelerator.is_main_process:
+                    keep_end(self.folder, phase, self.network, outcomes[-1], self.watch.spent)
+            except KeyboardInterrupt:
+                outcomes[-1] = outcomes[-1]._replace(stopped="interrupted")
+                break
         return outcomes
 
     def _phase(self, number: int, saved: Checkpoint | None) -> Outcome:

@@ -135,6 +135,8 @@ class Finetune:
             )
             outcomes = course.run(number, saved)
         except KeyboardInterrupt:  # the loop catches its own
+            if spent is not None:  # what an earlier process did stays, for --resume
+                raise
             trained = self._instant(looked, "interrupted before the first step", measure)
             trained.chosen["stopped"] = "interrupted"
             return trained

@@ -23,7 +23,7 @@ class Steps(nn.Module):
         super().__init__()
         self.weight, self.criterion = nn.Parameter(torch.ones(())), nn.Identity()
         self.register_buffer("seen", torch.zeros(()))
-        self.method = type("Learner", (), {"turns": turns, "views": views})
+        self.method = type("Learner", (), {"turns": turns, "views": views, "dropped": lambda: None})
         self.calls: list[Any] = []
 
     def forward(self, x: torch.Tensor, targets: torch.Tensor, **more: Any) -> dict[str, torch.Tensor]:
@@ -192,9 +192,10 @@ def state(net: Any) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in net.module.state_dict().items()}
 
 
-def test_centres_stay_while_speed_is_measured(network: Make) -> None:
+def test_centres_stay_while_speed_is_measured(network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """To move them, processes wait for each other, and only one of them measures."""
     net = network(loss="cross_entropy+0.1*center")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     with measure.steps(net, torch.randn(4, 3, 32, 32), contextlib.nullcontext) as step:
         assert net.module.training and not net.module.criterion.training
         step()
