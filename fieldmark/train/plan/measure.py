@@ -232,9 +232,8 @@ def steps(network: Trainable, x: Tensor, autocast: Autocast) -> Iterator[Callabl
 
     module.train()
     network.freeze_statistics()
-    if (
-        torch.distributed.is_available() and torch.distributed.is_initialized()
-    ):  # to move its centres, processes wait for each other
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # to move its centres, processes wait for each other
         module.criterion.eval()
     try:
         yield step
