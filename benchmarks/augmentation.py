@@ -84,7 +84,7 @@ def measure(way: str, set: str, seed: int, source: Path, results: common.Results
     if top1 is None:
         sys.exit(f"run.json of {set} with {way} says no held_out_top1: was it fine-tuned?")
     how = "; ".join(f"{name} {told[name]}" for name in ("mode", "epochs") if told.get(name) is not None)
-    own: dict[str, Any] = {"set": set, "seed": seed, "n": found(notes, "n_held_out")}
+    own: dict[str, Any] = {"set": set, "seed": seed, "n": notes["chosen"]["held_out"]}
     results.add(f"{way}, {HELD_OUT}", float(top1), "share", **own, note=how)
 
 

@@ -59,8 +59,10 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 class Results:
     """The rows of one benchmark, written as they come."""
 
-    def __init__(self, script: str, chosen: argparse.Namespace, name: str | None = None):
-        """script: its file; name: of the results, where it is another."""
+    def __init__(
+        self, script: str, chosen: argparse.Namespace, name: str | None = None, also: Sequence[str] = ()
+    ):
+        """script: its file; name: of the results, where it is another; also: scripts whose code is measured, too."""
         script = Path(script).stem
         self.work: Path = chosen.work or Path(tempfile.gettempdir()) / "fieldmark-benchmarks"
         self.work.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,7 @@ class Results:
         self.facts = {
             "command": " ".join(["python", f"benchmarks/{script}.py", *_told()]),
             "machine": machine(),
-            "commit": commit(f"benchmarks/{script}.py"),
+            "commit": commit(*(f"benchmarks/{one}.py" for one in (script, *also))),
         }
         print(f"{script}: {self.facts['machine']}, commit {self.facts['commit']}", file=sys.stderr)
         self.state = quiet()

@@ -184,7 +184,7 @@ def main() -> None:
     if not torch.cuda.is_available() and not chosen.trial:
         sys.exit("no CUDA: nothing is measured (--trial runs the same code on this machine)")
     torch.backends.cudnn.benchmark = True  # as fine-tuning does
-    results = common.Results(__file__, chosen)
+    results = common.Results(__file__, chosen, also=["gpu_arms", "peers/gpu_loop"])
     results.facts["commit"] = chosen.commit or results.facts["commit"]
     if torch.cuda.is_available():
         results.facts["machine"] += f"; {torch.cuda.get_device_name(0)}"

@@ -100,7 +100,7 @@ def measure(name: str, method: str, budget: str, results: common.Results) -> Non
     with tempfile.TemporaryDirectory(dir=results.work) as place:
         given = folder if taught else without_boxes(folder, Path(place) / f"{name}.csv")
         words = ["--method", method.partition(" ")[0], "--budget", budget, "--no-floor", "--no-report"]
-        common.fieldmark("train", given, "--out", Path(place) / "run", *words, cache=results.work / "cache")
+        common.fieldmark("train", given, "--out", Path(place) / "run", *words, cache=Path(place) / "cache")
         locator = Locator(Bundle(Path(place) / "run/model"), MOST)
         catalog = Catalog.read(folder)
         known = truth(catalog)

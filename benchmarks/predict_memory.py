@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96, help="of that model, in pixels  [default: 96]")
     parser.add_argument("--photos", type=int, default=100_000)
     chosen = parser.parse_args()
-    results = common.Results(__file__, chosen)
+    results = common.Results(__file__, chosen, also=["probe"])
     what = f"growth of memory from photo {chosen.photos // 10}"
     if results.done(what):
         return

@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=1000, metavar="PHOTOS", help="[default: 1000]")
     parser.add_argument("--large", type=int, default=160, metavar="PHOTOS", help="[default: 160]")
     chosen = parser.parse_args()
-    results = common.Results(__file__, chosen)
+    results = common.Results(__file__, chosen, also=["probe"])
     model = chosen.model or common.trained(results, "grocery_store", chosen.limit) / "model"
     paths = common.catalog("grocery_store", chosen.limit).of_split("test").paths
     with common.cold(results.work) as folder:

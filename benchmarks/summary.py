@@ -52,6 +52,12 @@ def read(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
+def of_one_machine(rows: list[Row]) -> list[Row]:
+    """Those of the machine with the most rows."""
+    machines = [row["machine"] for row in rows]
+    return [row for row in rows if row["machine"] == max(machines, key=machines.count)]
+
+
 def write(path: Path, rows: list[Row]) -> None:
     """A table; nothing where there are no rows. A cell that was not measured stays empty."""
     if not rows:
@@ -131,7 +137,7 @@ GLANCE = {
 def glance(results: Path) -> list[Row]:
     """A row a set: the top-1 of the instant model and its seconds, and of ten minutes, ours and the best peer's."""
     tuned: dict[tuple[str, str], list[float]] = {}
-    for row in read(results / "finetune.csv"):
+    for row in of_one_machine(read(results / "finetune.csv")):
         tuned.setdefault((row["set"], row["what"]), []).append(float(row["value"]))
     answer = []
     for row in train(results):

@@ -29,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, Dataset
 
 #: Tried by five folds.
-CS = (0.001, 0.01, 0.1, 1.0)
+CS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
 
 class Photos(Dataset):

@@ -88,7 +88,8 @@ def write(set: str, found: dict[str, list[dict[str, Any]]], results: common.Resu
         more = {"set": set, "n": last["n_test"]}
         results.add(f"{name}, top-1", top1, "share", **more, low=low, high=high, note="95% interval")
         if name != PEER:
-            difference = 100 * (top1 - found[PEER][-1]["right"] / last["n_test"])
+            beside = found[PEER][-1]
+            difference = 100 * (top1 - beside["right"] / beside["n_test"])
             wanted = "value >= 4" if name == OURS and set == "grocery_store" else None
             results.add(f"{name}, top-1 above the peer's", difference, "points", **more, wanted=wanted)
     first = found[PEER][0]
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--set", default="grocery_store")
     parser.add_argument("--rounds", type=int, default=2)
     chosen = parser.parse_args()
-    results = common.Results(__file__, chosen)
+    results = common.Results(__file__, chosen, also=["usual_peer"])
     if results.done(f"{OURS}, photos a second", chosen.set):
         return
     common.warm_up(results)

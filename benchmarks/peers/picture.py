@@ -59,10 +59,8 @@ def draw(results: Path, picture: Path) -> None:
     from matplotlib import pyplot
 
     pyplot.rcParams |= {"svg.hashsalt": "fieldmark", "svg.fonttype": "none"}
-    rows = summary.read(results)
-    machines = [row["machine"] for row in rows]
-    machine = max(machines, key=machines.count) if machines else ""
-    found = cells([row for row in rows if row["machine"] == machine])
+    rows = summary.of_one_machine(summary.read(results))
+    found, machine = cells(rows), rows[0]["machine"] if rows else ""
     if not found:
         raise SystemExit(f"nothing to draw in {results}")
     sets, methods = (
@@ -99,13 +97,25 @@ def show(page: Path = PAGE) -> None:
 
 def tabulate(results: Path) -> None:
     """finetune_table.csv beside the results: a row a set, method and budget, a column a measure."""
-    found = cells(summary.read(results))
-    order = sorted(found, key=lambda cell: (cell.set, cell.minutes, -float(found[cell]["top-1"]["value"])))
-    lines = summary.wide((row for cell in order for row in found[cell].values()), "method")
-    for line, cell in zip(lines, order, strict=True):
-        note = found[cell]["seconds"]["note"]
-        line["gave"] = "the instant model" if note.startswith("instant") else ""
-    tops = ["set", "method", "gave", "top-1", "above the best peer", "seconds", "epochs"]
+    found = cells(summary.of_one_machine(summary.read(results)))
+    kinds: dict[Cell, list[Measured]] = defaultdict(list)
+    for cell, told in found.items():
+        kinds[cell._replace(seed="")].append(told)
+
+    def top1(cell: Cell) -> float:
+        return statistics.mean(float(told["top-1"]["value"]) for told in kinds[cell])
+
+    lines = []
+    for cell in sorted(kinds, key=lambda cell: (cell.set, cell.minutes, -top1(cell))):
+        line = {"set": cell.set, "method": f"{cell.method}, {cell.minutes:g} min"}
+        for name in dict.fromkeys(name for told in kinds[cell] for name in told):
+            values = [float(told[name]["value"]) for told in kinds[cell] if name in told]
+            line[name] = f"{statistics.mean(values):.4g}"
+        instant = sum(told["seconds"]["note"].startswith("instant") for told in kinds[cell])
+        line["gave"] = "the instant model" if instant == len(kinds[cell]) else ""
+        line["seeds"] = str(len(kinds[cell]))
+        lines.append(line)
+    tops = ["set", "method", "seeds", "gave", "top-1", "above the best peer", "seconds", "epochs"]
     summary.write(results.with_name("finetune_table.csv"), [_only(line, tops) for line in lines])
     speeds = ["set", "method", *(name for line in lines for name in line if "photos a second" in name)]
     rated = [_only(line, dict.fromkeys(speeds)) for line in lines]
