@@ -205,6 +205,32 @@ def test_killed_in_the_second_phase_and_resumed(look: Make, tmp_path: Path) -> N
     assert not list((tmp_path / "whole").glob("maps-*.f16")), "the last phase needs none"
 
 
+def test_ctrl_c_before_a_resumed_run_steps_leaves_what_it_found(
+    look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fieldmark.train.tuning import course
+
+    seen, taken = look(12), []
+
+    def kill(what: str, *_: object) -> None:
+        taken.append(what)
+        if taken.count("training") == 3:
+            raise Killed
+
+    def cut(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Killed):
+        run(seen, tmp_path, kill)
+    before = newest(tmp_path)
+    assert before.saved is not None
+    monkeypatch.setattr(course, "feed_of", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(seen, tmp_path, lambda *_: None)
+    after = newest(tmp_path)
+    assert after.saved is not None and after.saved.step == before.saved.step
+
+
 def test_growing_views_end_to_end(look: Make, tmp_path: Path) -> None:
     trained = run(
         look(12), tmp_path, lambda *_: None, phases="one", progressive=True, train_size=64, epochs=3
