@@ -12,6 +12,9 @@ from torch import Tensor
 from fieldmark.runtime.decision import fit_temperature, softmax
 from fieldmark.train.loop.averages import State, copied, soup
 
+#: By how much a model may be worse than another without being called so, even of few photos: as a share of them, and
+#: in nats.
+SLACK = 0.01, 0.02
 #: Snapshots of the average that the soup is made of.
 SOUP = 3
 
@@ -44,17 +47,18 @@ class Score(NamedTuple):
         return (self.accuracy, -self.nll) > (other.accuracy, -other.nll)
 
     def worse(self, other: Score) -> bool:
-        """Than another of the same photos, by more than one standard error of the difference: fewer are right or, where
-        no more are, their classes are less likely.
+        """Than another of the same photos, by more than one standard error of the difference or more than `SLACK`:
+        fewer are right or, where no more are, their classes are less likely.
 
-        Of few photos nearly all may be right by either: then a photo or two say nothing.
+        Where nearly all are right by either, a photo or two of hundreds say nothing.
         """
         if not self.right or len(self.right) != len(other.right):
             return self.accuracy < other.accuracy
         gain = np.asarray(self.right, float) - np.asarray(other.right, float)
         rise = np.asarray(self.losses) - np.asarray(other.losses)
         of_gain, of_rise = (
-            one.std(ddof=1) / len(one) ** 0.5 if len(one) > 1 else 0.0 for one in (gain, rise)
+            min(slack, one.std(ddof=1) / len(one) ** 0.5) if len(one) > 1 else 0.0
+            for one, slack in zip((gain, rise), SLACK, strict=True)
         )
         fewer = gain.mean() < -of_gain * (1 + 1e-9)
         return bool(fewer or (gain.mean() <= 0 and rise.mean() > of_rise))
