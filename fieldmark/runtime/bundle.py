@@ -154,9 +154,10 @@ class Bundle:
             return load_file(path)
 
     def golden(self) -> dict[str, np.ndarray]:
-        """images [N, S, S, 3] uint8, logits [N, C], embedding [N, E]."""
+        """images [N, S, S, 3] uint8, logits [N, C], embedding [N, E]; rounding [] where the network chooses places."""
         with self._reading("golden.npz") as path, np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("images", "logits", "embedding")}
+            more = [name for name in ("rounding",) if name in arrays]
+            return {name: arrays[name] for name in ("images", "logits", "embedding", *more)}
 
     def metrics(self) -> dict[str, Any]:
         with self._reading("metrics.json") as path:

@@ -211,6 +211,20 @@ def test_the_golden_check_finds_a_changed_graph(model, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_the_golden_check_allows_what_rounding_changes(model, tmp_path):
+    """Where a network chooses places, the model says how far right answers may be apart."""
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    golden = {**Bundle(folder).golden(), "rounding": np.float32(0.5)}
+    golden["logits"] = golden["logits"] * 1.2
+    np.savez(folder / "golden.npz", **golden)
+    seal(folder, Bundle(folder).config)
+    assert 0.1 < Predictor.load(folder).check() < 0.5
+    np.savez(folder / "golden.npz", **{**golden, "rounding": np.float32(0.1)})
+    seal(folder, Bundle(folder).config)
+    with pytest.raises(FieldmarkError, match="does not compute what"):
+        Predictor.load(folder).check()
+
+
 def test_short_precision_is_measured_but_not_refused(model):
     assert 0 <= Predictor.load(model, engine="openvino", precision="bf16").check() < 0.2
 

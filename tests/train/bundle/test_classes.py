@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from fieldmark import Catalog, Recognizer
 from fieldmark.data import lookalikes
-from fieldmark.runtime.bundle import Bundle
+from fieldmark.runtime.bundle import Bundle, seal
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.image import content_hash
 from fieldmark.train.bundle import classes
@@ -182,6 +183,15 @@ def test_the_changed_bundle_is_whole(model: Path, photos: Path, tmp_path: Path) 
     )
     found = loaded.evaluate(table)
     assert found.n == 5 and found.excluded == 15 and found.top1 >= 0.6
+
+
+def test_what_rounding_may_change_is_kept(model: Path, photos: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(model, tmp_path / "own"))
+    np.savez(own / "golden.npz", **Bundle(own).golden(), rounding=np.float32(0.25))  # type: ignore[arg-type]
+    seal(own, Bundle(own).config)
+    recognizer = Recognizer.load(own)
+    recognizer.remove_class("circle")
+    assert recognizer.predictor.bundle.golden()["rounding"] == 0.25
 
 
 def test_added_and_removed_again_it_answers_as_before(model: Path, photos: Path) -> None:
