@@ -30,7 +30,8 @@ from fieldmark.runtime.preprocess import Preprocess
 
 FORMAT = 1
 GRAPH = "model.onnx"
-#: Files that are part of the format; others in the folder are left alone.
+SPLITS = "split.parquet"
+#: Files that are part of the format; others in the folder are left alone, and stay when a model takes its place.
 FILES = (
     GRAPH,
     "model.safetensors",
@@ -223,6 +224,7 @@ def _read_config(path: Path) -> Config:
 def building(target: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``target`` in one step, or vanishes: never half a model.
 
+    What the folder at ``target`` holds beside the files of the format (.git, a licence) moves into the new one.
     Raises FieldmarkError where ``target`` holds something else than a model, which is left as it is, and where
     it cannot be written (no room, no permission).
     """
@@ -245,6 +247,7 @@ def building(target: str | Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(target)
             raise
+        _move_strangers(old, target)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -256,6 +259,19 @@ def building(target: str | Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _move_strangers(old: Path, new: Path) -> None:
+    """Move what is no part of the format from a model's former folder (which may not exist) into its new one."""
+    for path in [*old.iterdir()] if old.exists() else []:
+        if path.name not in (*FILES, CARD, "config.json") and not os.path.lexists(new / path.name):
+            try:
+                path.rename(new / path.name)
+            except OSError as error:
+                raise FieldmarkError(
+                    f"the model is written to {new}, but {path.name} could not be moved there ({error.strerror}): "
+                    f"it is in {old}"
+                ) from error
 
 
 def _replaceable(target: Path) -> bool:

@@ -211,12 +211,14 @@ def rewrite(
 ) -> None:
     """Write ``bundle`` to ``target`` with another head; golden answers and hashes are made anew.
 
+    A model card that someone completed stays as it is.
+
     temperature: of the new head, where it differs.
     """
-    from fieldmark.runtime.bundle import GRAPH, building, seal, write_splits
+    from fieldmark.runtime.bundle import CARD, GRAPH, building, seal, write_splits
     from fieldmark.runtime.engine import OnnxRuntimeEngine
     from fieldmark.train.bundle.assemble import replace_head, save_tensors
-    from fieldmark.train.bundle.card import model_card
+    from fieldmark.train.bundle.card import completed, model_card
 
     section = bundle.section
     golden, state = bundle.golden(), bundle.arrays("model.safetensors")
@@ -244,7 +246,9 @@ def rewrite(
                 "fieldmark": section.model_copy(update=update),
             }
         )
-        counts = dict(zip(classes, moments.sums[:, -1].round().astype(int).tolist(), strict=True))
-        card = model_card(config, bundle.metrics(), counts)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        if completed(bundle):
+            shutil.copyfile(bundle.path / CARD, folder / CARD)
+        else:
+            counts = dict(zip(classes, moments.sums[:, -1].round().astype(int).tolist(), strict=True))
+            (folder / CARD).write_text(model_card(config, bundle.metrics(), counts), encoding="utf-8")
         seal(folder, config)

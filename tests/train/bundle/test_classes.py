@@ -194,6 +194,29 @@ def test_what_rounding_may_change_is_kept(model: Path, photos: Path, tmp_path: P
     assert recognizer.predictor.bundle.golden()["rounding"] == 0.25
 
 
+def test_in_place_the_owners_files_and_card_stay(model: Path, photos: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(model, tmp_path / "own"))
+    (own / ".git").mkdir()
+    (own / ".git/HEAD").write_text("ref")
+    (own / "LICENSE").write_text("mine")
+    recognizer = Recognizer.load(own)
+    recognizer.add_class("a | b", of(photos, "circle 4")[:5])
+    recognizer.save(own)
+    assert (own / ".git/HEAD").exists() and (own / "LICENSE").read_text() == "mine"
+    card = own / "README.md"
+    assert "| a \\| b | 5 |" in card.read_text(encoding="utf-8")
+    recognizer = Recognizer.load(own)
+    recognizer.remove_class("a | b")
+    recognizer.save(own)
+    assert "removed a \\| b" in card.read_text(encoding="utf-8"), "a card that nobody touched is made anew"
+    mine = card.read_text(encoding="utf-8").replace("license: other", "license: cc0-1.0")
+    card.write_text(mine, encoding="utf-8")
+    recognizer = Recognizer.load(own)
+    recognizer.remove_class("circle")
+    recognizer.save(own)
+    assert card.read_text(encoding="utf-8") == mine and (own / "LICENSE").read_text() == "mine"
+
+
 def test_added_and_removed_again_it_answers_as_before(model: Path, photos: Path) -> None:
     recognizer = Recognizer.load(model)
     before = recognizer.predict_proba(everything(photos))
