@@ -253,6 +253,7 @@ def test_read_says_why(tmp_path: Path):
     assert reason(tmp_path) == "is a folder, not a photo"
     (tmp_path / "empty.jpg").touch()
     assert reason(tmp_path / "empty.jpg") == "file is empty"
+    assert reason(tmp_path / ("x" * 300 + ".jpg")).startswith(("cannot be read", "no such file"))
     for name, target in [("gone.jpg", "nowhere.jpg"), ("loop.jpg", "loop.jpg")]:
         try:
             (tmp_path / name).symlink_to(target)

@@ -131,6 +131,12 @@ def test_unreadable_photos_keep_their_place(predictor, photos, tmp_path):
     np.testing.assert_array_equal(predictor.predict_proba(mixed)[good], predictor.predict_proba(photos[:3]))
 
 
+def test_a_name_that_is_too_long_ends_nothing(predictor, photos, tmp_path):
+    found = predictor.predict([photos[0], tmp_path / ("x" * 300 + ".jpg"), photos[1]])
+    assert [answer.error is None for answer in found] == [True, False, True]
+    assert "\n" not in found[1].error
+
+
 def test_answers_carry_the_content_hash(predictor, photos):
     answers = list(predictor.answers([photos[0], photos[0].read_bytes(), b"junk", Image.new("RGB", (9, 9))]))
     name = content_hash(photos[0].read_bytes())
