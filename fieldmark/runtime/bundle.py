@@ -37,7 +37,7 @@ FILES = (
     "model.safetensors",
     "stats.safetensors",
     "golden.npz",
-    "split.parquet",
+    SPLITS,
     "metrics.json",
 )
 #: The model card is for people, who are asked to complete it: it is not hashed, and need not be there.
@@ -140,10 +140,12 @@ class Bundle:
             self.file(name)
 
     def splits(self) -> dict[str, str]:
-        """Content hash -> the split that photo was in at training."""
+        """Content hash -> the split that photo was in at training; nothing where the model's owner withholds it."""
+        if SPLITS not in self.section.files:
+            return {}
         from pyarrow import parquet
 
-        with self._reading("split.parquet") as path:
+        with self._reading(SPLITS) as path:
             table = parquet.read_table(path)
             return dict(zip(table["content"].to_pylist(), table["split"].to_pylist(), strict=True))
 

@@ -194,6 +194,22 @@ def test_what_rounding_may_change_is_kept(model: Path, photos: Path, tmp_path: P
     assert recognizer.predictor.bundle.golden()["rounding"] == 0.25
 
 
+def test_splits_that_are_withheld(model: Path, photos: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(model, tmp_path / "own"))
+    (own / "split.parquet").unlink()
+    seal(own, Bundle(own).config)
+    recognizer = Recognizer.load(own)
+    assert recognizer.predictor.bundle.splits() == {}
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\n" + "".join(f"{path},circle\n" for path in of(photos, "circle")))
+    found = recognizer.evaluate(table)
+    assert found.n == 20 and len(recognizer.warnings) == 1 and "does not tell" in recognizer.warnings[0]
+    recognizer.add_class("ring", of(photos, "circle 4")[:5])
+    recognizer.remove_class("circle")
+    assert "split.parquet" not in recognizer.predictor.bundle.section.files
+    recognizer.predictor.bundle.verify()
+
+
 def test_in_place_the_owners_files_and_card_stay(model: Path, photos: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(model, tmp_path / "own"))
     (own / ".git").mkdir()
