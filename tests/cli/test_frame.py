@@ -120,6 +120,17 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.parametrize("encoding, says", [("cp1252", "\\u732b"), ("ascii", "\\u732b"), ("UTF8", "猫")])
+def test_json_keeps_every_letter(encoding: str, says: str) -> None:
+    code = (
+        "import sys\nfrom fieldmark.cli.screen import Screen\n"
+        "sys.stdout.reconfigure(errors='replace')\nScreen(json=True).answer({'label': '猫'})"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert json.loads(done.stdout) == {"label": "猫"} and says in done.stdout.decode()
+
+
 def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
     monkeypatch.setenv("TERM", "xterm")
