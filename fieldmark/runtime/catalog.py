@@ -12,7 +12,7 @@ import numpy as np
 
 from fieldmark.runtime import catalog_folders as folders
 from fieldmark.runtime.catalog_boxes import with_boxes
-from fieldmark.runtime.catalog_join import joined
+from fieldmark.runtime.catalog_join import joined, together
 from fieldmark.runtime.catalog_tables import ENDINGS, absolute, coarser_ranks, read_table, write_table
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.image import EXTENSIONS
@@ -236,8 +236,6 @@ def _no_photos(root: Path, labelled: bool, skipped: list[Skipped]) -> str:
 
 def _read_many(sources: list[str | Path], labelled: bool) -> Catalog:
     """Photos, folders and tables, one after another."""
-    import pyarrow as pa
-
     if not sources:
         raise FieldmarkError("no photos: the list is empty")
     parts: list[Catalog] = []
@@ -257,7 +255,7 @@ def _read_many(sources: list[str | Path], labelled: bool) -> Catalog:
             flush()
             parts.append(Catalog._of(source, labelled))
     flush()
-    table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
+    table = together([part.table for part in parts])
     return Catalog(table, None, [item for part in parts for item in part.skipped])
 
 

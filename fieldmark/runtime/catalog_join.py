@@ -1,10 +1,13 @@
-"""Photos that were found, with what a table says of them."""
+"""Tables of photos put together: one after another, or photos that were found with what a table says of them."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from fieldmark.runtime.catalog_tables import as_text, flat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +35,48 @@ def joined(table: pa.Table, metadata: pa.Table) -> pa.Table:
                 else table.append_column(name, column)
             )
     return table
+
+
+def together(tables: list[pa.Table]) -> pa.Table:
+    """Tables one after another, with all their columns; null where one has none.
+
+    Where a column's types do not agree, tables in which it is empty have no say; where they still do not, it is text.
+    """
+    import pyarrow as pa
+
+    for name in dict.fromkeys(name for table in tables for name in table.column_names):
+        for change in (_untyped, as_text):
+            if _agree(tables, name):
+                break
+            tables = [_changed(table, name, change) for table in tables]
+    whole = pa.concat_tables(tables, promote_options="permissive")
+    text = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in whole.schema]
+    return whole.cast(pa.schema(text))
+
+
+def _agree(tables: list[pa.Table], name: str) -> bool:
+    import pyarrow as pa
+
+    schemas = [pa.schema([table.schema.field(name)]) for table in tables if name in table.column_names]
+    try:
+        pa.unify_schemas(schemas, promote_options="permissive")
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _changed(table: pa.Table, name: str, change: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> pa.Table:
+    if name not in table.column_names:
+        return table
+    column = flat(table.select([name])).column(0) if change is as_text else table[name]
+    return table.set_column(table.column_names.index(name), name, change(column))
+
+
+def _untyped(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column without a value has no type."""
+    import pyarrow as pa
+
+    return pa.chunked_array([pa.nulls(len(column))]) if column.null_count == len(column) else column
 
 
 def _spelled(paths: pa.ChunkedArray) -> pa.ChunkedArray:

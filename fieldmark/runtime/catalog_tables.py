@@ -50,7 +50,7 @@ def write_table(table: pa.Table, path: Path) -> None:
         return
     from pyarrow import csv
 
-    csv.write_csv(_flat(table), path, csv.WriteOptions(delimiter="\t" if path.suffix == ".tsv" else ","))
+    csv.write_csv(flat(table), path, csv.WriteOptions(delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
 def absolute(table: pa.Table) -> pa.Table:
@@ -139,7 +139,7 @@ def _numbers(column: pa.ChunkedArray, decimal_comma: bool) -> pa.ChunkedArray:
     if decimal_comma:
         text = pc.replace_substring(text, ",", ".")
     if text.null_count == len(text):
-        return column
+        return text
     try:
         if pc.all(pc.match_substring_regex(text, _WHOLE)).as_py():
             return text.cast(pa.int64())
@@ -177,7 +177,7 @@ def _with_names(table: pa.Table, path: Path, labelled: bool) -> pa.Table:
         raise missing("label")
     columns: dict[str, pa.ChunkedArray] = {}
     for name in ("path", "label", "split"):
-        columns[name] = _text(table.column(found[name])) if name in found else _nulls(len(table))
+        columns[name] = as_text(table.column(found[name])) if name in found else _nulls(len(table))
     taken = {found[name] for name in columns if name in found}
     for index, name in enumerate(table.column_names):
         if index not in taken:
@@ -185,7 +185,7 @@ def _with_names(table: pa.Table, path: Path, labelled: bool) -> pa.Table:
             if name in columns:
                 raise FieldmarkError(f"{path} has two columns called {name!r}: rename one")
             column = table.column(index)
-            columns[name] = _text(column) if name == "group" else column
+            columns[name] = as_text(column) if name == "group" else column
     return pa.table(columns)
 
 
@@ -238,7 +238,7 @@ def _resolved(table: pa.Table, folder: Path) -> pa.Table:
     return table.set_column(table.column_names.index("path"), "path", paths)
 
 
-def _flat(table: pa.Table) -> pa.Table:
+def flat(table: pa.Table) -> pa.Table:
     """Lists and structures as JSON text, dictionaries as their values: what a CSV cell can hold."""
     import pyarrow as pa
 
@@ -254,7 +254,7 @@ def _flat(table: pa.Table) -> pa.Table:
     return table
 
 
-def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

@@ -93,6 +93,23 @@ class TestTables:
         assert Catalog.read(tmp_path / "again.csv") == catalog
         assert not catalog.select([0, 1, 2]).coarse.any()
 
+    def test_columns_of_several_tables_that_do_not_agree(self, tmp_path):
+        one = table(tmp_path, "path,label,lat,note,code,empty\n1.jpg,a,,x,7,\n2.jpg,b,NA,y,8,NA\n", "a.csv")
+        two = table(tmp_path, "path,label,lat,note,code,empty\n3.jpg,a,1.5,,B9,\n", "b.csv")
+        boxes = pa.table(
+            {"path": ["4.jpg"], "label": ["a"], "code": [[1.5, 2]], "empty": pa.array([None], pa.int32())}
+        )
+        pa.parquet.write_table(boxes, tmp_path / "c.parquet")
+        catalog = Catalog.read([one, two, tmp_path / "c.parquet"])
+        assert catalog.column("lat") == [None, None, 1.5, None]
+        assert catalog.column("note") == ["x", "y", None, None]
+        assert catalog.column("code") == ["7", "8", "B9", "[1.5, 2.0]"]
+        assert catalog.column("empty") == [None] * 4
+        catalog.write(tmp_path / "all.csv")
+        assert Catalog.read(tmp_path / "all.csv").column("lat") == [None, None, 1.5, None]
+        unlabelled = Catalog.read([tmp_path / "x.jpg", "y.jpg"], labelled=False)
+        assert unlabelled.labels == [None, None] and unlabelled.table["label"].type == pa.string()
+
     def test_the_tree_of_several_tables(self, tmp_path):
         """One has the classes, another only families."""
         one = table(tmp_path, "path,label,family\n1.jpg,a,F\n2.jpg,b,G\n3.jpg,c,G\n", "a.csv")
