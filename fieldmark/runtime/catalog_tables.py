@@ -134,8 +134,7 @@ def _numbers(column: pa.ChunkedArray, decimal_comma: bool) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    text = pc.utf8_trim_whitespace(column)
-    text = pc.if_else(pc.is_in(text, value_set=pa.array(_MISSING)), pa.scalar(None, pa.string()), text)
+    text = pc.utf8_trim_whitespace(_present(column))
     if decimal_comma:
         text = pc.replace_substring(text, ",", ".")
     if text.null_count == len(text):
@@ -148,6 +147,15 @@ def _numbers(column: pa.ChunkedArray, decimal_comma: bool) -> pa.ChunkedArray:
     except pa.ArrowInvalid:  # too long for 64 bits: an identifier, not an amount
         pass
     return column
+
+
+def _present(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text with null for what says that nothing is known."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    missing = pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(("", *_MISSING)))
+    return pc.if_else(missing, pa.scalar(None, pa.string()), column)
 
 
 def _known(name: str) -> str | None:
@@ -185,7 +193,7 @@ def _with_names(table: pa.Table, path: Path, labelled: bool) -> pa.Table:
             if name in columns:
                 raise FieldmarkError(f"{path} has two columns called {name!r}: rename one")
             column = table.column(index)
-            columns[name] = as_text(column) if name == "group" else column
+            columns[name] = _present(as_text(column)) if name == "group" else column
     return pa.table(columns)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sources import rows, table, touch, why_not
 
 from fieldmark.runtime.catalog import Catalog
+from fieldmark.runtime.catalog_tables import _MISSING
 
 
 class TestTables:
@@ -93,6 +94,15 @@ class TestTables:
         assert Catalog.read(tmp_path / "again.csv") == catalog
         assert not catalog.select([0, 1, 2]).coarse.any()
 
+    def test_a_group_that_is_missing_is_none(self, tmp_path):
+        """R writes NA for a value that is not known: not one group of all those photos."""
+        data = "path,label,group\n1.jpg,NA,NA\n2.jpg,a, \n3.jpg,a,g 1\n4.jpg,a,NaN\n5.jpg,a,\n"
+        catalog = Catalog.read(table(tmp_path, data))
+        assert catalog.column("group") == [None, None, "g 1", None, None] and catalog.labels[0] == "NA"
+        groups = pa.table({"path": ["1.jpg", "2.jpg"], "label": ["a", "b"], "group": ["NA", "x"]})
+        pa.parquet.write_table(groups, tmp_path / "t.parquet")
+        assert Catalog.read(tmp_path / "t.parquet").column("group") == [None, "x"]
+
     def test_columns_of_several_tables_that_do_not_agree(self, tmp_path):
         one = table(tmp_path, "path,label,lat,note,code,empty\n1.jpg,a,,x,7,\n2.jpg,b,NA,y,8,NA\n", "a.csv")
         two = table(tmp_path, "path,label,lat,note,code,empty\n3.jpg,a,1.5,,B9,\n", "b.csv")
@@ -161,6 +171,9 @@ class TestTables:
         label = text.filter(str.strip).map(lambda name: unicodedata.normalize("NFC", name))
         count = data.draw(st.integers(1, 5))
 
+        def known(group):
+            return group.strip() and group.strip() not in _MISSING
+
         def some(values):
             return data.draw(st.lists(values, min_size=count, max_size=count))
 
@@ -170,7 +183,7 @@ class TestTables:
                     "path": pa.array([f"/p/{number}.jpg" for number in range(count)]),
                     "label": pa.array(some(label), pa.string()),
                     "split": pa.array(some(st.sampled_from(["train", "val", "test", None])), pa.string()),
-                    "group": pa.array(some(st.none() | text), pa.string()),
+                    "group": pa.array(some(st.none() | text.filter(known)), pa.string()),
                     "lat": pa.array(some(st.none() | st.floats(-90, 90)), pa.float64()),
                 }
             )
