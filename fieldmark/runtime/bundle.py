@@ -230,9 +230,7 @@ def building(target: str | Path) -> Iterator[Path]:
     Raises FieldmarkError where ``target`` holds something else than a model, which is left as it is, and where
     it cannot be written (no room, no permission).
     """
-    target = Path(target)
-    if target.is_symlink():
-        target = target.resolve()
+    target = Path(target).resolve()  # behind a link, and with a name where it is "."
     if target.exists() and not _replaceable(target):
         raise FieldmarkError(
             f"{target} exists and is no model folder: it is left as it is; choose another place"

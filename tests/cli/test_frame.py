@@ -302,6 +302,16 @@ def test_replacing_puts_the_old_back_after_an_error(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_the_folder_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run.json").write_text("old")
+    (tmp_path / "deep").mkdir()
+    for place, out in (("", "."), ("deep", "..")):
+        monkeypatch.chdir(tmp_path / place)
+        with pytest.raises(UsageError, match="folder you are in"), replacing(Path(out), ("run.json",), True):
+            raise AssertionError
+    assert (tmp_path / "run.json").read_text() == "old"
+
+
 def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(UsageError, match="not made by fieldmark"), replacing(tmp_path, ("run.json",), True):

@@ -238,6 +238,17 @@ def test_building_replaces_a_model(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_building_in_the_folder_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    fill(Path(), "old")
+    with building(".") as folder:
+        fill(folder)
+    monkeypatch.chdir(tmp_path)
+    assert (tmp_path / "model/model.onnx").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_building_leaves_strangers_alone(tmp_path):
     """A model folder may be a repository, with a licence and notes of its owner."""
     model = tmp_path / "model"
