@@ -36,7 +36,7 @@ def read_table(path: Path, labelled: bool = True) -> tuple[pa.Table, list[Skippe
     skipped: list[Skipped] = []
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, skipped)
     table = _with_names(table, path, labelled)
-    table, refused = _checked(table, path)
+    table, refused = _checked(table, path, labelled)
     return _resolved(table, path.parent), skipped + refused
 
 
@@ -197,8 +197,10 @@ def _with_names(table: pa.Table, path: Path, labelled: bool) -> pa.Table:
     return pa.table(columns)
 
 
-def _checked(table: pa.Table, path: Path) -> tuple[pa.Table, list[Skipped]]:
-    """Rows that can be used, with labels in NFC (null where empty) and splits by their usual names; and the others."""
+def _checked(table: pa.Table, path: Path, labelled: bool) -> tuple[pa.Table, list[Skipped]]:
+    """Rows that can be used, with labels in NFC (null where empty) and splits by their usual names; and the others.
+
+    A split of another name is null where nothing depends on it (not ``labelled``)."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -217,7 +219,7 @@ def _checked(table: pa.Table, path: Path) -> tuple[pa.Table, list[Skipped]]:
     )
     reasons = [
         ("no file name in this row", blank("path")),
-        ("unknown split", np.asarray(pc.is_null(split)) & ~blank("split")),
+        ("unknown split", np.asarray(pc.is_null(split)) & ~blank("split") & labelled),
     ]
     bad = np.logical_or.reduce([mask for _, mask in reasons])
     skipped = []

@@ -120,6 +120,12 @@ class TestTables:
         unlabelled = Catalog.read([tmp_path / "x.jpg", "y.jpg"], labelled=False)
         assert unlabelled.labels == [None, None] and unlabelled.table["label"].type == pa.string()
 
+    def test_an_unknown_split_matters_only_with_labels(self, tmp_path):
+        path = table(tmp_path, "path,label,split\n1.jpg,a,train\n2.jpg,a,holdout\n")
+        catalog = Catalog.read(path, labelled=False)
+        assert catalog.splits == ["train", None] and not catalog.skipped
+        assert len(Catalog.read(path)) == 1
+
     def test_the_tree_of_several_tables(self, tmp_path):
         """One has the classes, another only families."""
         one = table(tmp_path, "path,label,family\n1.jpg,a,F\n2.jpg,b,G\n3.jpg,c,G\n", "a.csv")
