@@ -130,6 +130,10 @@ def size(data: bytes) -> tuple[int, int]:
     try:
         image = _open(data)
         width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # of which pillow tells the upright size already
+            width, height = (
+                int(image.tag_v2[tag]) for tag in (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH)
+            )
         return (height, width) if _orientation(image) > 4 else (width, height)
     except ImageError:
         raise
