@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fieldmark.cli.common import Model, Overwrite, check_free, check_own, model_folder, verb
 from fieldmark.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from fieldmark.recognizer import Recognizer
 
 Changed = Annotated[
     Path | None, typer.Option(help="Write the changed model here.  [default: change MODEL itself]")
@@ -45,7 +48,7 @@ def add_class(
     catalog = Catalog.read(photos, labelled=False)
     recognizer = Recognizer.load(folder)
     skipped = recognizer.add_class(name, catalog.paths)
-    recognizer.save(target)
+    save(screen, recognizer, target)
     classes, learned = len(recognizer.classes), len(catalog) - len(skipped)
     for item in skipped:
         screen.note(f"left out: {item.path} ({item.reason})")
@@ -62,3 +65,11 @@ def place(folder: Path, out: Path | None, overwrite: bool) -> Path:
     check_free(out, overwrite=overwrite)
     check_own(out, ("config.json",))
     return out
+
+
+def save(screen: Screen, recognizer: Recognizer, target: Path) -> None:
+    """Save the changed model; where that is the folder one is in, say how to see it."""
+    here = target.resolve() == Path.cwd()
+    recognizer.save(target)
+    if here:
+        screen.note('the folder you are in was replaced: cd "$PWD" goes to the new one')

@@ -219,6 +219,9 @@ def replacing(out: Path, marks: tuple[str, ...], overwrite: bool) -> Iterator[No
         yield
         return
     check_own(out, marks)
+    out = Path(os.path.abspath(out))  # noqa: PTH100 (with a name where it is ".", and a link stays one)
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UsageError(f"{out} holds the folder you are in: go elsewhere to overwrite it")
     aside = out.with_name(f".{out.name}.old-{uuid.uuid4().hex[:8]}")
     out.rename(aside)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fieldmark.cli.add_class import Changed, Name, place
+from fieldmark.cli.add_class import Changed, Name, place, save
 from fieldmark.cli.common import Model, Overwrite, model_folder, verb
 from fieldmark.cli.screen import Screen
 
@@ -23,7 +23,7 @@ def remove_class(
     target = place(folder, out, overwrite)
     recognizer = Recognizer.load(folder)
     recognizer.remove_class(name)
-    recognizer.save(target)
+    save(screen, recognizer, target)
     classes = len(recognizer.classes)
     screen.say(f"{target} now knows {classes} classes; {name} is forgotten")
     screen.answer({"model": target, "removed": name, "classes": classes})

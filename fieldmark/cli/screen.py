@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import math
@@ -66,7 +67,7 @@ class Screen:
     def answer(self, result: dict[str, Any]) -> None:
         """With ``--json`` the one object, as the last line of standard output."""
         if self.json:
-            print(json.dumps(plain(result), ensure_ascii=False), flush=True)
+            print(json_line(result), flush=True)
 
     # -- standard error
 
@@ -171,6 +172,12 @@ def _plain_lines() -> Progress:
             last[""] = now
 
     return report
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of JSON; letters are escaped where standard output cannot show all (a pipe on Windows)."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return json.dumps(plain(value), ensure_ascii=codecs.lookup(encoding).name != "utf-8")
 
 
 def plain(value: Any) -> Any:

@@ -82,7 +82,9 @@ def judge(
             rows.append(row)
             content.append(answer.content or "")
             answers.append(answer.values)
-    if not catalog.has_split and not recognised:
+    if not known and split not in FITTED:
+        warnings.append("the model does not tell which photos it was trained on: none could be left out")
+    elif not catalog.has_split and not recognised:
         warnings.append(
             f"{source} has no split, and the model has met none of these photos by content: "
             "it cannot know whether it was trained on other copies of them"

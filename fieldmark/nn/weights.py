@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fieldmark.runtime.cache import atomic_write, directory
+from fieldmark.runtime.cache import atomic_write, directory, touch
 from fieldmark.runtime.errors import FieldmarkError
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
@@ -104,6 +104,7 @@ def _embedded(name: str) -> Source:
     pinned = EMBEDDED[name]
     target = directory("weights") / f"{name}-{pinned.sha256[:16]}.safetensors"
     if target.exists():
+        touch(target)
         return Source(name, target, pinned.sha256[:32], {})
     spec = find_spec(pinned.package)
     if spec is None or spec.origin is None:
@@ -135,6 +136,7 @@ def _embedded(name: str) -> Source:
     with atomic_write(target) as temporary:
         named = zip(reference, state.values(), strict=True)
         temporary.write_bytes(save({name: value.contiguous() for name, value in named}))
+    touch(target)
     return Source(name, target, pinned.sha256[:32], {})
 
 
@@ -184,6 +186,7 @@ def _hub(name: str, offline: bool) -> Source:
     if config is None:
         _fetch(name, offline, target)
         config = _kept(target) or {}
+    touch(target)
     return Source(config["architecture"], target, _digest(target), _options(config))
 
 

@@ -30,13 +30,14 @@ from fieldmark.runtime.preprocess import Preprocess
 
 FORMAT = 1
 GRAPH = "model.onnx"
-#: Files that are part of the format; others in the folder are left alone.
+SPLITS = "split.parquet"
+#: Files that are part of the format; others in the folder are left alone, and stay when a model takes its place.
 FILES = (
     GRAPH,
     "model.safetensors",
     "stats.safetensors",
     "golden.npz",
-    "split.parquet",
+    SPLITS,
     "metrics.json",
 )
 #: The model card is for people, who are asked to complete it: it is not hashed, and need not be there.
@@ -139,10 +140,12 @@ class Bundle:
             self.file(name)
 
     def splits(self) -> dict[str, str]:
-        """Content hash -> the split that photo was in at training."""
+        """Content hash -> the split that photo was in at training; nothing where the model's owner withholds it."""
+        if SPLITS not in self.section.files:
+            return {}
         from pyarrow import parquet
 
-        with self._reading("split.parquet") as path:
+        with self._reading(SPLITS) as path:
             table = parquet.read_table(path)
             return dict(zip(table["content"].to_pylist(), table["split"].to_pylist(), strict=True))
 
@@ -154,9 +157,10 @@ class Bundle:
             return load_file(path)
 
     def golden(self) -> dict[str, np.ndarray]:
-        """images [N, S, S, 3] uint8, logits [N, C], embedding [N, E]."""
+        """images [N, S, S, 3] uint8, logits [N, C], embedding [N, E]; rounding [] where the network chooses places."""
         with self._reading("golden.npz") as path, np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("images", "logits", "embedding")}
+            more = [name for name in ("rounding",) if name in arrays]
+            return {name: arrays[name] for name in ("images", "logits", "embedding", *more)}
 
     def metrics(self) -> dict[str, Any]:
         with self._reading("metrics.json") as path:
@@ -222,12 +226,11 @@ def _read_config(path: Path) -> Config:
 def building(target: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``target`` in one step, or vanishes: never half a model.
 
+    What the folder at ``target`` holds beside the files of the format (.git, a licence) moves into the new one.
     Raises FieldmarkError where ``target`` holds something else than a model, which is left as it is, and where
     it cannot be written (no room, no permission).
     """
-    target = Path(target)
-    if target.is_symlink():
-        target = target.resolve()
+    target = Path(target).resolve()  # behind a link, and with a name where it is "."
     if target.exists() and not _replaceable(target):
         raise FieldmarkError(
             f"{target} exists and is no model folder: it is left as it is; choose another place"
@@ -244,6 +247,7 @@ def building(target: str | Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(target)
             raise
+        _move_strangers(old, target)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -255,6 +259,19 @@ def building(target: str | Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _move_strangers(old: Path, new: Path) -> None:
+    """Move what is no part of the format from a model's former folder (which may not exist) into its new one."""
+    for path in [*old.iterdir()] if old.exists() else []:
+        if path.name not in (*FILES, CARD, "config.json") and not os.path.lexists(new / path.name):
+            try:
+                path.rename(new / path.name)
+            except OSError as error:
+                raise FieldmarkError(
+                    f"the model is written to {new}, but {path.name} could not be moved there ({error.strerror}): "
+                    f"it is in {old}"
+                ) from error
 
 
 def _replaceable(target: Path) -> bool:

@@ -6,7 +6,8 @@ file. Only folders that carry our tag are counted, pruned or cleared: a root nam
 
 Two processes may share a cache at any time: entries appear whole (`atomic_write`) or not at all, and an entry
 may vanish between two looks (the other process pruned), so readers take ``FileNotFoundError`` for a miss.
-The clock of the least recently used entry is the file's modification time, which `touch` sets on a hit.
+The clock of the least recently used entry is the file's modification time, which `touch` sets on a hit. A
+process does not prune what it has so touched itself (weights, graphs), except photos' features: they are many.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _TAG = "CACHEDIR.TAG"
 _TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds a cache of fieldmark.\n"
 #: A temporary file this old (seconds) belongs to a process that was killed.
 _ABANDONED = 24 * 3600
+#: Entries that `prune` spares in this process.
+_SPARED: set[str] = set()
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -103,10 +106,13 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def touch(path: Path) -> None:
-    """Note that an entry was used just now, so that it is pruned late. A vanished entry is no matter."""
+def touch(path: Path, *, spare: bool = True) -> None:
+    """Note that an entry was used just now, so that it is pruned late; where ``spare``, by this process not at all,
+    as it may read it again. A vanished entry is no matter."""
     with contextlib.suppress(OSError):
         os.utime(path)
+    if spare:
+        _SPARED.add(os.path.abspath(path))  # noqa: PTH100
 
 
 def prune(limit: int | None = None) -> int:
@@ -130,6 +136,8 @@ def prune(limit: int | None = None) -> int:
     for _, size, path in sorted(entries):
         if total <= limit * _SLACK:
             break
+        if os.path.abspath(path) in _SPARED:  # noqa: PTH100
+            continue
         freed = _remove(path, size)
         total -= freed
         removed += freed

@@ -12,6 +12,7 @@ import numpy as np
 
 from fieldmark.runtime import catalog_folders as folders
 from fieldmark.runtime.catalog_boxes import with_boxes
+from fieldmark.runtime.catalog_join import joined, together
 from fieldmark.runtime.catalog_tables import ENDINGS, absolute, coarser_ranks, read_table, write_table
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.image import EXTENSIONS
@@ -213,7 +214,7 @@ def _read_folder(root: Path, labelled: bool) -> Catalog:
         raise FieldmarkError(_no_photos(root, labelled, skipped))
     if metadata:
         try:
-            table = _joined(table, read_table(metadata, labelled=False)[0])
+            table = joined(table, read_table(metadata, labelled=False)[0])
         except FieldmarkError as error:  # some other table: the photos are all that is asked for here
             skipped.append(Skipped(str(metadata), str(error)))
     return Catalog(table, root, skipped)
@@ -235,8 +236,6 @@ def _no_photos(root: Path, labelled: bool, skipped: list[Skipped]) -> str:
 
 def _read_many(sources: list[str | Path], labelled: bool) -> Catalog:
     """Photos, folders and tables, one after another."""
-    import pyarrow as pa
-
     if not sources:
         raise FieldmarkError("no photos: the list is empty")
     parts: list[Catalog] = []
@@ -256,25 +255,8 @@ def _read_many(sources: list[str | Path], labelled: bool) -> Catalog:
             flush()
             parts.append(Catalog._of(source, labelled))
     flush()
-    table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
+    table = together([part.table for part in parts])
     return Catalog(table, None, [item for part in parts for item in part.skipped])
-
-
-def _joined(table: pa.Table, metadata: pa.Table) -> pa.Table:
-    """All photos that were found, with the columns of the folder's own table where it knows them."""
-    import pyarrow.compute as pc
-
-    at = pc.index_in(table["path"], value_set=metadata["path"])
-    known = metadata.take(at.combine_chunks())
-    for index, name in enumerate(known.column_names):
-        if name != "path":
-            column = known.column(name)
-            table = (
-                table.set_column(index, name, column)
-                if name in table.column_names
-                else table.append_column(name, column)
-            )
-    return table
 
 
 def _table(rows: Iterable[folders.Row], skipped: list[Skipped]) -> pa.Table:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fieldmark.runtime.catalog_join import same_photo
 from fieldmark.runtime.catalog_tables import BOXES as COLUMN
 from fieldmark.runtime.catalog_tables import read_table
 from fieldmark.runtime.errors import FieldmarkError
@@ -47,12 +48,11 @@ def with_boxes(table: pa.Table, path: Path, skipped: list[Skipped]) -> pa.Table:
     for photo, label, *sides in zip(*columns, strict=True):
         box = [number(side) for side in sides]
         if all(map(math.isfinite, box)):
-            found.setdefault(photo, []).append([*box, None, label] if label else box)
+            found.setdefault(same_photo(photo), []).append([*box, None, label] if label else box)
         else:
             skipped.append(Skipped(f"{file}: {photo}", "a box without a number for each of x, y, w, h"))
-    cells = [
-        json.dumps(found[p], ensure_ascii=False) if p in found else None for p in table["path"].to_pylist()
-    ]
+    keys = map(same_photo, table["path"].to_pylist())
+    cells = [json.dumps(found[key], ensure_ascii=False) if key in found else None for key in keys]
     return table.append_column(COLUMN, pa.array(cells, pa.string()))
 
 

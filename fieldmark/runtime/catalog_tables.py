@@ -36,7 +36,7 @@ def read_table(path: Path, labelled: bool = True) -> tuple[pa.Table, list[Skippe
     skipped: list[Skipped] = []
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path, skipped)
     table = _with_names(table, path, labelled)
-    table, refused = _checked(table, path)
+    table, refused = _checked(table, path, labelled)
     return _resolved(table, path.parent), skipped + refused
 
 
@@ -50,7 +50,7 @@ def write_table(table: pa.Table, path: Path) -> None:
         return
     from pyarrow import csv
 
-    csv.write_csv(_flat(table), path, csv.WriteOptions(delimiter="\t" if path.suffix == ".tsv" else ","))
+    csv.write_csv(flat(table), path, csv.WriteOptions(delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
 def absolute(table: pa.Table) -> pa.Table:
@@ -134,12 +134,11 @@ def _numbers(column: pa.ChunkedArray, decimal_comma: bool) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    text = pc.utf8_trim_whitespace(column)
-    text = pc.if_else(pc.is_in(text, value_set=pa.array(_MISSING)), pa.scalar(None, pa.string()), text)
+    text = pc.utf8_trim_whitespace(_present(column))
     if decimal_comma:
         text = pc.replace_substring(text, ",", ".")
     if text.null_count == len(text):
-        return column
+        return text
     try:
         if pc.all(pc.match_substring_regex(text, _WHOLE)).as_py():
             return text.cast(pa.int64())
@@ -148,6 +147,15 @@ def _numbers(column: pa.ChunkedArray, decimal_comma: bool) -> pa.ChunkedArray:
     except pa.ArrowInvalid:  # too long for 64 bits: an identifier, not an amount
         pass
     return column
+
+
+def _present(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text with null for what says that nothing is known."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    missing = pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(("", *_MISSING)))
+    return pc.if_else(missing, pa.scalar(None, pa.string()), column)
 
 
 def _known(name: str) -> str | None:
@@ -177,7 +185,7 @@ def _with_names(table: pa.Table, path: Path, labelled: bool) -> pa.Table:
         raise missing("label")
     columns: dict[str, pa.ChunkedArray] = {}
     for name in ("path", "label", "split"):
-        columns[name] = _text(table.column(found[name])) if name in found else _nulls(len(table))
+        columns[name] = as_text(table.column(found[name])) if name in found else _nulls(len(table))
     taken = {found[name] for name in columns if name in found}
     for index, name in enumerate(table.column_names):
         if index not in taken:
@@ -185,12 +193,14 @@ def _with_names(table: pa.Table, path: Path, labelled: bool) -> pa.Table:
             if name in columns:
                 raise FieldmarkError(f"{path} has two columns called {name!r}: rename one")
             column = table.column(index)
-            columns[name] = _text(column) if name == "group" else column
+            columns[name] = _present(as_text(column)) if name == "group" else column
     return pa.table(columns)
 
 
-def _checked(table: pa.Table, path: Path) -> tuple[pa.Table, list[Skipped]]:
-    """Rows that can be used, with labels in NFC (null where empty) and splits by their usual names; and the others."""
+def _checked(table: pa.Table, path: Path, labelled: bool) -> tuple[pa.Table, list[Skipped]]:
+    """Rows that can be used, with labels in NFC (null where empty) and splits by their usual names; and the others.
+
+    A split of another name is null where nothing depends on it (not ``labelled``)."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -209,7 +219,7 @@ def _checked(table: pa.Table, path: Path) -> tuple[pa.Table, list[Skipped]]:
     )
     reasons = [
         ("no file name in this row", blank("path")),
-        ("unknown split", np.asarray(pc.is_null(split)) & ~blank("split")),
+        ("unknown split", np.asarray(pc.is_null(split)) & ~blank("split") & labelled),
     ]
     bad = np.logical_or.reduce([mask for _, mask in reasons])
     skipped = []
@@ -238,7 +248,7 @@ def _resolved(table: pa.Table, folder: Path) -> pa.Table:
     return table.set_column(table.column_names.index("path"), "path", paths)
 
 
-def _flat(table: pa.Table) -> pa.Table:
+def flat(table: pa.Table) -> pa.Table:
     """Lists and structures as JSON text, dictionaries as their values: what a CSV cell can hold."""
     import pyarrow as pa
 
@@ -254,7 +264,7 @@ def _flat(table: pa.Table) -> pa.Table:
     return table
 
 
-def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

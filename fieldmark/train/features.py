@@ -143,7 +143,7 @@ def _read(entry: Path, width: int) -> np.ndarray | None:
         return None
     if len(data) != 2 * width or not any(data):  # a power cut may leave zeros
         return None
-    touch(entry)
+    touch(entry, spare=False)
     return np.frombuffer(data, np.float16)
 
 

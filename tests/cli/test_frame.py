@@ -120,6 +120,17 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.parametrize("encoding, says", [("cp1252", "\\u732b"), ("ascii", "\\u732b"), ("UTF8", "猫")])
+def test_json_keeps_every_letter(encoding: str, says: str) -> None:
+    code = (
+        "import sys\nfrom fieldmark.cli.screen import Screen\n"
+        "sys.stdout.reconfigure(errors='replace')\nScreen(json=True).answer({'label': '猫'})"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert json.loads(done.stdout) == {"label": "猫"} and says in done.stdout.decode()
+
+
 def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
     monkeypatch.setenv("TERM", "xterm")
@@ -289,6 +300,16 @@ def test_replacing_puts_the_old_back_after_an_error(tmp_path: Path) -> None:
         (out / "run.json").write_text("new")
     assert (out / "run.json").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_folder_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run.json").write_text("old")
+    (tmp_path / "deep").mkdir()
+    for place, out in (("", "."), ("deep", "..")):
+        monkeypatch.chdir(tmp_path / place)
+        with pytest.raises(UsageError, match="folder you are in"), replacing(Path(out), ("run.json",), True):
+            raise AssertionError
+    assert (tmp_path / "run.json").read_text() == "old"
 
 
 def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,6 +65,10 @@ def test_aliases_and_the_second_time(monkeypatch):
     first = resolve(DEFAULT_BACKBONE)
     monkeypatch.setattr(weights, "find_spec", lambda _: pytest.fail("the package is not needed again"))
     assert resolve("efficientnet_lite0") == first == resolve(DEFAULT_BACKBONE, offline=True)
+    assert first.file is not None
+    os.utime(first.file, (0, 0))
+    resolve(DEFAULT_BACKBONE)
+    assert first.file.stat().st_mtime > 0, "used just now: it is pruned late"
     assert first.digest == EMBEDDED[DEFAULT_BACKBONE].sha256[:32]
 
 

@@ -229,12 +229,63 @@ def test_building_replaces_a_model(tmp_path):
         with building(tmp_path / "model") as folder:
             fill(folder, text)
             if text == "old":
-                (folder / "left over").touch()
+                (folder / "stats.safetensors").touch()
+                (folder / CARD).touch()
             else:
                 assert (tmp_path / "model/model.onnx").read_text() == "old", "it serves until the end"
     assert (tmp_path / "model/model.onnx").read_text() == "new"
-    assert not (tmp_path / "model/left over").exists()
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.onnx"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_building_in_the_folder_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    fill(Path(), "old")
+    with building(".") as folder:
+        fill(folder)
+    monkeypatch.chdir(tmp_path)
+    assert (tmp_path / "model/model.onnx").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_building_leaves_strangers_alone(tmp_path):
+    """A model folder may be a repository, with a licence and notes of its owner."""
+    model = tmp_path / "model"
+    (model / ".git/refs").mkdir(parents=True)
+    fill(model, "old")
+    (model / ".git/refs/main").write_text("1")
+    (model / "LICENSE").write_text("mine")
+    with building(model) as folder:
+        fill(folder)
+        (folder / "LICENSE").write_text("its own")
+        assert (model / ".git/refs/main").exists()
+    assert (model / "model.onnx").read_text() == "new" and (model / ".git/refs/main").read_text() == "1"
+    assert (model / "LICENSE").read_text() == "its own"
+    with pytest.raises(RuntimeError), building(model):
+        raise RuntimeError
+    assert (model / ".git/refs/main").read_text() == "1"
+
+
+def test_a_stranger_that_cannot_be_moved_is_not_deleted(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    fill(tmp_path / "model", "old")
+    (tmp_path / "model/notes.txt").write_text("mine")
+    rename = Path.rename
+
+    def stubborn(self: Path, target: Path) -> Path:
+        if self.name == "notes.txt":
+            raise OSError(errno.EBUSY, "busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stubborn)
+    with (
+        pytest.raises(FieldmarkError, match=r"notes\.txt could not be moved") as caught,
+        building(tmp_path / "model") as folder,
+    ):
+        fill(folder)
+    assert (Path(str(caught.value).rsplit(" is in ", 1)[1]) / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "model/model.onnx").read_text() == "new"
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), OSError(errno.EIO, "I/O error")])

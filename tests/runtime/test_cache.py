@@ -67,6 +67,20 @@ def test_prune_takes_the_least_recently_used() -> None:
     assert cache.prune(100) == 0
 
 
+def test_prune_spares_what_this_process_works_with() -> None:
+    """A backbone's weights are older than the features that come of them, and are read again at the end."""
+    weights, (first, last) = (
+        put("weights", "w", 60, 50),
+        (put("features", f"{age}", 60, age) for age in (9, 8)),
+    )
+    cache.touch(weights)
+    for age, entry in ((-10, first), (-20, last)):
+        cache.touch(entry, spare=False)
+        os.utime(entry, (time.time() - age,) * 2)
+    assert cache.prune(140) == 60
+    assert weights.exists() and last.exists() and not first.exists()
+
+
 def test_prune_spans_all_caches_and_reads_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, features = put("weights", "w", 60, 50), put("features", "f", 60, 10)
     monkeypatch.setenv("FIELDMARK_CACHE_SIZE", "100")

@@ -158,6 +158,14 @@ class TestFolders:
         catalog = Catalog.read(tmp_path, labelled=False)
         assert len(catalog) == 2 and "no column file_name" in catalog.skipped[0].reason
 
+    def test_the_folders_table_may_write_paths_in_another_way(self, tmp_path, monkeypatch):
+        touch(tmp_path, "a/1.jpg", "a/Ka\u0308fer.jpg", "3.jpg")
+        lines = "file_name,label\na/./1.jpg,fox\n./a//K\u00e4fer.jpg,lynx\na/../3.jpg,hare\n"
+        table(tmp_path, lines)
+        monkeypatch.chdir(tmp_path)
+        for folder in (".", tmp_path, f"../{tmp_path.name}"):
+            assert Catalog.read(folder, labelled=False).labels == ["hare", "fox", "lynx"]
+
     def test_several_sources(self, tmp_path):
         touch(tmp_path, "one/a/1.jpg", "two/b/1.jpg")
         extra = table(tmp_path, "path,label,lat\nq.jpg,c,1.5\n", "t.csv")

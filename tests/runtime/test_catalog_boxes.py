@@ -30,6 +30,14 @@ class TestSeveralBoxes:
         assert Catalog.read(tmp_path / "copy.csv").column("boxes") == cells, "the table's own goes first"
         assert catalog.ranks() == []
 
+    def test_the_two_tables_may_write_paths_in_another_way(self, tmp_path, monkeypatch):
+        table(tmp_path, "file_name,label\nx/a.jpg,fox\n./Ka\u0308fer.jpg,lynx\n")
+        rows = "x/../x/a.jpg,1,2,3,4\nK\u00e4fer.jpg,5,6,7,8\n"
+        table(tmp_path, "file_name,box_x,box_y,box_w,box_h\n" + rows, "boxes.csv")
+        monkeypatch.chdir(tmp_path)
+        for source in (tmp_path, "."):
+            assert None not in Catalog.read(source).column("boxes")
+
     def test_what_cannot_be_a_box_is_listed(self, tmp_path):
         table(tmp_path, self.PHOTOS)
         table(tmp_path, "path,box_x,box_y,box_w,box_h\na.jpg,1,,3,4\nb.jpg,1,2,3,4\n", "boxes.csv")

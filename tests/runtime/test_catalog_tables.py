@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sources import rows, table, touch, why_not
 
 from fieldmark.runtime.catalog import Catalog
+from fieldmark.runtime.catalog_tables import _MISSING
 
 
 class TestTables:
@@ -93,6 +94,38 @@ class TestTables:
         assert Catalog.read(tmp_path / "again.csv") == catalog
         assert not catalog.select([0, 1, 2]).coarse.any()
 
+    def test_a_group_that_is_missing_is_none(self, tmp_path):
+        """R writes NA for a value that is not known: not one group of all those photos."""
+        data = "path,label,group\n1.jpg,NA,NA\n2.jpg,a, \n3.jpg,a,g 1\n4.jpg,a,NaN\n5.jpg,a,\n"
+        catalog = Catalog.read(table(tmp_path, data))
+        assert catalog.column("group") == [None, None, "g 1", None, None] and catalog.labels[0] == "NA"
+        groups = pa.table({"path": ["1.jpg", "2.jpg"], "label": ["a", "b"], "group": ["NA", "x"]})
+        pa.parquet.write_table(groups, tmp_path / "t.parquet")
+        assert Catalog.read(tmp_path / "t.parquet").column("group") == [None, "x"]
+
+    def test_columns_of_several_tables_that_do_not_agree(self, tmp_path):
+        one = table(tmp_path, "path,label,lat,note,code,empty\n1.jpg,a,,x,7,\n2.jpg,b,NA,y,8,NA\n", "a.csv")
+        two = table(tmp_path, "path,label,lat,note,code,empty\n3.jpg,a,1.5,,B9,\n", "b.csv")
+        boxes = pa.table(
+            {"path": ["4.jpg"], "label": ["a"], "code": [[1.5, 2]], "empty": pa.array([None], pa.int32())}
+        )
+        pa.parquet.write_table(boxes, tmp_path / "c.parquet")
+        catalog = Catalog.read([one, two, tmp_path / "c.parquet"])
+        assert catalog.column("lat") == [None, None, 1.5, None]
+        assert catalog.column("note") == ["x", "y", None, None]
+        assert catalog.column("code") == ["7", "8", "B9", "[1.5, 2.0]"]
+        assert catalog.column("empty") == [None] * 4
+        catalog.write(tmp_path / "all.csv")
+        assert Catalog.read(tmp_path / "all.csv").column("lat") == [None, None, 1.5, None]
+        unlabelled = Catalog.read([tmp_path / "x.jpg", "y.jpg"], labelled=False)
+        assert unlabelled.labels == [None, None] and unlabelled.table["label"].type == pa.string()
+
+    def test_an_unknown_split_matters_only_with_labels(self, tmp_path):
+        path = table(tmp_path, "path,label,split\n1.jpg,a,train\n2.jpg,a,holdout\n")
+        catalog = Catalog.read(path, labelled=False)
+        assert catalog.splits == ["train", None] and not catalog.skipped
+        assert len(Catalog.read(path)) == 1
+
     def test_the_tree_of_several_tables(self, tmp_path):
         """One has the classes, another only families."""
         one = table(tmp_path, "path,label,family\n1.jpg,a,F\n2.jpg,b,G\n3.jpg,c,G\n", "a.csv")
@@ -144,6 +177,9 @@ class TestTables:
         label = text.filter(str.strip).map(lambda name: unicodedata.normalize("NFC", name))
         count = data.draw(st.integers(1, 5))
 
+        def known(group):
+            return group.strip() and group.strip() not in _MISSING
+
         def some(values):
             return data.draw(st.lists(values, min_size=count, max_size=count))
 
@@ -153,7 +189,7 @@ class TestTables:
                     "path": pa.array([f"/p/{number}.jpg" for number in range(count)]),
                     "label": pa.array(some(label), pa.string()),
                     "split": pa.array(some(st.sampled_from(["train", "val", "test", None])), pa.string()),
-                    "group": pa.array(some(st.none() | text), pa.string()),
+                    "group": pa.array(some(st.none() | text.filter(known)), pa.string()),
                     "lat": pa.array(some(st.none() | st.floats(-90, 90)), pa.float64()),
                 }
             )

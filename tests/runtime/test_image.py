@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from fieldmark.runtime import image as module
 from fieldmark.runtime.errors import ImageError
-from fieldmark.runtime.image import content_hash, decode, load, read
+from fieldmark.runtime.image import content_hash, decode, load, read, size
 
 
 def encode(picture: Image.Image, kind: str, **options) -> bytes:
@@ -66,6 +66,7 @@ def test_orientation_is_applied_once_and_dropped(photo, kind, orientation):
     ours = decode(data)
     assert np.array_equal(pixels(ours), np.asarray(expected.convert("RGB")))
     assert ours.size == ((32, 48) if orientation > 4 else (48, 32))
+    assert size(data) == ours.size
     assert not ours.getexif()
     if kind == "PNG":  # an independent truth: undoing the turn by hand
         turned = load(Image.open(io.BytesIO(data)))
@@ -253,6 +254,7 @@ def test_read_says_why(tmp_path: Path):
     assert reason(tmp_path) == "is a folder, not a photo"
     (tmp_path / "empty.jpg").touch()
     assert reason(tmp_path / "empty.jpg") == "file is empty"
+    assert reason(tmp_path / ("x" * 300 + ".jpg")).startswith(("cannot be read", "no such file"))
     for name, target in [("gone.jpg", "nowhere.jpg"), ("loop.jpg", "loop.jpg")]:
         try:
             (tmp_path / name).symlink_to(target)

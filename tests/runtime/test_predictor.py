@@ -131,6 +131,12 @@ def test_unreadable_photos_keep_their_place(predictor, photos, tmp_path):
     np.testing.assert_array_equal(predictor.predict_proba(mixed)[good], predictor.predict_proba(photos[:3]))
 
 
+def test_a_name_that_is_too_long_ends_nothing(predictor, photos, tmp_path):
+    found = predictor.predict([photos[0], tmp_path / ("x" * 300 + ".jpg"), photos[1]])
+    assert [answer.error is None for answer in found] == [True, False, True]
+    assert "\n" not in found[1].error
+
+
 def test_answers_carry_the_content_hash(predictor, photos):
     answers = list(predictor.answers([photos[0], photos[0].read_bytes(), b"junk", Image.new("RGB", (9, 9))]))
     name = content_hash(photos[0].read_bytes())
@@ -209,6 +215,20 @@ def test_the_golden_check_finds_a_changed_graph(model, tmp_path):
     with pytest.raises(FieldmarkError, match="does not compute what") as caught:
         Predictor.load(folder).check()
     assert "\n" not in str(caught.value)
+
+
+def test_the_golden_check_allows_what_rounding_changes(model, tmp_path):
+    """Where a network chooses places, the model says how far right answers may be apart."""
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    golden = {**Bundle(folder).golden(), "rounding": np.float32(0.5)}
+    golden["logits"] = golden["logits"] * 1.2
+    np.savez(folder / "golden.npz", **golden)
+    seal(folder, Bundle(folder).config)
+    assert 0.1 < Predictor.load(folder).check() < 0.5
+    np.savez(folder / "golden.npz", **{**golden, "rounding": np.float32(0.1)})
+    seal(folder, Bundle(folder).config)
+    with pytest.raises(FieldmarkError, match="does not compute what"):
+        Predictor.load(folder).check()
 
 
 def test_short_precision_is_measured_but_not_refused(model):

@@ -94,6 +94,28 @@ def test_what_is_there_is_refused(tmp_path: Path, ending: str) -> None:
     assert [row["path"] for row in read(path)] == ["b"]
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_overwriting_that_was_stopped_goes_on(tmp_path: Path, ending: str) -> None:
+    """The old table has no say any more, be it of another model."""
+    path = tmp_path / f"t{ending}"
+    with open_table(path, COLUMNS, same={"model": "old"}) as table:
+        for name in ("a", "b", "z"):
+            table.write({"path": name, "label": "old"})
+    with (
+        pytest.raises(RuntimeError),
+        open_table(path, COLUMNS, same={"model": "new"}, overwrite=True) as table,
+    ):
+        table.write({"path": "a", "label": "new"})
+        raise RuntimeError
+    for _ in range(2):
+        with open_table(path, COLUMNS, same={"model": "new"}, resume=True) as table:
+            assert "a" in table and "z" not in table
+            if "b" not in table:
+                table.write({"path": "b", "label": "new"})
+    assert [(row["path"], row["label"]) for row in read(path)] == [("a", "new"), ("b", "new")]
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
 def test_wrong_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.parquet"):
         open_table(tmp_path / "t.xlsx", COLUMNS)

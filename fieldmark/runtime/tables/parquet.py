@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: A part file is closed after so many rows or seconds, whichever comes first.
 PART_ROWS = 2048
 PART_SECONDS = 3.0
+#: Stands beside the parts where they are to replace the table that is there, and not to go on with it.
+ANEW = "anew"
 
 
 class ParquetWriter(TableWriter):
@@ -30,9 +32,13 @@ class ParquetWriter(TableWriter):
     ) -> None:
         super().__init__(path, columns, key, resume, same)
         self._folder = parts_folder(path)
+        anew = self._folder / ANEW
         if not resume:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._before = [path] if resume and path.exists() else []
+            if path.exists():
+                self._folder.mkdir(exist_ok=True)
+                anew.touch()
+        self._before = [path] if path.exists() and not anew.exists() else []
         for left in self._folder.glob(".tmp-*"):
             left.unlink(missing_ok=True)
         parts = self._part_files()
@@ -73,6 +79,7 @@ class ParquetWriter(TableWriter):
             if waiting:
                 joined.write_table(pa.Table.from_batches(waiting))
         self.saved = int(fresh.sum())
+        (self._folder / ANEW).unlink(missing_ok=True)  # before the parts that the new table holds
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:

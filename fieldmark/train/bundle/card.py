@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fieldmark.runtime.bundle import Config
+from fieldmark.runtime.bundle import CARD, Bundle, Config
 
 _CLASSES = 200
 _HOW = {
@@ -65,6 +66,17 @@ def model_card(config: Config, metrics: Mapping[str, Any], counts: Mapping[str, 
         "",
     ]
     return "\n".join(lines)
+
+
+def completed(bundle: Bundle) -> bool:
+    """Whether the model card holds more than fieldmark wrote: it is someone's work then."""
+    path = bundle.path / CARD
+    if not path.is_file():
+        return False
+    card = path.read_text(encoding="utf-8", errors="replace")
+    counts = dict(re.findall(r"^\| (.+) \| (\d+) \|$", card, re.MULTILINE))  # the table itself says them
+    told = {name: int(counts.get(_cell(name), 0)) for name in bundle.classes}
+    return card != model_card(bundle.config, bundle.metrics(), told)
 
 
 def _confusions(metrics: Mapping[str, Any], how: str) -> list[str]:

@@ -211,16 +211,17 @@ def rewrite(
 ) -> None:
     """Write ``bundle`` to ``target`` with another head; golden answers and hashes are made anew.
 
+    A model card that someone completed stays as it is.
+
     temperature: of the new head, where it differs.
     """
-    from fieldmark.runtime.bundle import GRAPH, building, seal, write_splits
+    from fieldmark.runtime.bundle import CARD, GRAPH, SPLITS, building, seal, write_splits
     from fieldmark.runtime.engine import OnnxRuntimeEngine
     from fieldmark.train.bundle.assemble import replace_head, save_tensors
-    from fieldmark.train.bundle.card import model_card
+    from fieldmark.train.bundle.card import completed, model_card
 
     section = bundle.section
     golden, state = bundle.golden(), bundle.arrays("model.safetensors")
-    known = bundle.splits()
     with building(target) as folder:
         replace_head(bundle.file(GRAPH), tensors, folder / GRAPH)
         save_tensors({**state, **tensors}, folder / "model.safetensors")
@@ -230,7 +231,8 @@ def rewrite(
         logits, embedding = OnnxRuntimeEngine(folder / GRAPH, names, "f32", 1).run(pixels, names)
         said = {**golden, "logits": logits, "embedding": embedding}
         np.savez_compressed(folder / "golden.npz", **said)  # type: ignore[arg-type]
-        write_splits(folder / "split.parquet", {**known, **splits})
+        if SPLITS in section.files:  # else its owner withholds it
+            write_splits(folder / SPLITS, {**bundle.splits(), **splits})
         shutil.copyfile(bundle.file("metrics.json"), folder / "metrics.json")
         training = {**section.training, "changes": [*section.training.get("changes", []), change]}
         ranks = {rank: {c: of.get(c) for c in classes} for rank, of in section.ranks.items()}
@@ -244,7 +246,9 @@ def rewrite(
                 "fieldmark": section.model_copy(update=update),
             }
         )
-        counts = dict(zip(classes, moments.sums[:, -1].round().astype(int).tolist(), strict=True))
-        card = model_card(config, bundle.metrics(), counts)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        if completed(bundle):
+            shutil.copyfile(bundle.path / CARD, folder / CARD)
+        else:
+            counts = dict(zip(classes, moments.sums[:, -1].round().astype(int).tolist(), strict=True))
+            (folder / CARD).write_text(model_card(config, bundle.metrics(), counts), encoding="utf-8")
         seal(folder, config)

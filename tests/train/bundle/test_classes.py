@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from fieldmark import Catalog, Recognizer
 from fieldmark.data import lookalikes
-from fieldmark.runtime.bundle import Bundle
+from fieldmark.runtime.bundle import Bundle, seal
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.image import content_hash
 from fieldmark.train.bundle import classes
@@ -182,6 +183,54 @@ def test_the_changed_bundle_is_whole(model: Path, photos: Path, tmp_path: Path) 
     )
     found = loaded.evaluate(table)
     assert found.n == 5 and found.excluded == 15 and found.top1 >= 0.6
+
+
+def test_what_rounding_may_change_is_kept(model: Path, photos: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(model, tmp_path / "own"))
+    np.savez(own / "golden.npz", **Bundle(own).golden(), rounding=np.float32(0.25))  # type: ignore[arg-type]
+    seal(own, Bundle(own).config)
+    recognizer = Recognizer.load(own)
+    recognizer.remove_class("circle")
+    assert recognizer.predictor.bundle.golden()["rounding"] == 0.25
+
+
+def test_splits_that_are_withheld(model: Path, photos: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(model, tmp_path / "own"))
+    (own / "split.parquet").unlink()
+    seal(own, Bundle(own).config)
+    recognizer = Recognizer.load(own)
+    assert recognizer.predictor.bundle.splits() == {}
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\n" + "".join(f"{path},circle\n" for path in of(photos, "circle")))
+    found = recognizer.evaluate(table)
+    assert found.n == 20 and len(recognizer.warnings) == 1 and "does not tell" in recognizer.warnings[0]
+    recognizer.add_class("ring", of(photos, "circle 4")[:5])
+    recognizer.remove_class("circle")
+    assert "split.parquet" not in recognizer.predictor.bundle.section.files
+    recognizer.predictor.bundle.verify()
+
+
+def test_in_place_the_owners_files_and_card_stay(model: Path, photos: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(model, tmp_path / "own"))
+    (own / ".git").mkdir()
+    (own / ".git/HEAD").write_text("ref")
+    (own / "LICENSE").write_text("mine")
+    recognizer = Recognizer.load(own)
+    recognizer.add_class("a | b", of(photos, "circle 4")[:5])
+    recognizer.save(own)
+    assert (own / ".git/HEAD").exists() and (own / "LICENSE").read_text() == "mine"
+    card = own / "README.md"
+    assert "| a \\| b | 5 |" in card.read_text(encoding="utf-8")
+    recognizer = Recognizer.load(own)
+    recognizer.remove_class("a | b")
+    recognizer.save(own)
+    assert "removed a \\| b" in card.read_text(encoding="utf-8"), "a card that nobody touched is made anew"
+    mine = card.read_text(encoding="utf-8").replace("license: other", "license: cc0-1.0")
+    card.write_text(mine, encoding="utf-8")
+    recognizer = Recognizer.load(own)
+    recognizer.remove_class("circle")
+    recognizer.save(own)
+    assert card.read_text(encoding="utf-8") == mine and (own / "LICENSE").read_text() == "mine"
 
 
 def test_added_and_removed_again_it_answers_as_before(model: Path, photos: Path) -> None:
