@@ -225,6 +225,21 @@ def test_evaluation(fitted: Recognizer, photo_folder: Path, tmp_path: Path) -> N
     assert fitted.report(by_split, tmp_path / "report.html").stat().st_size > 10_000
 
 
+def test_a_report_tells_of_the_split_and_of_photos_left_out(
+    fitted: Recognizer, photo_folder: Path, tmp_path: Path
+) -> None:
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+    (photos / "cross/bad.jpg").write_text("text")
+    earlier = fitted.evaluate(photos)
+    page = fitted.report(earlier, tmp_path / "test.html").read_text(encoding="utf-8")
+    assert f"{earlier.n} test photos" in page and "bad.jpg" in page and "Trained on" not in page
+    later = fitted.evaluate(photos, "train")
+    page = fitted.report(later, tmp_path / "train.html").read_text(encoding="utf-8")
+    assert f"{later.n} train photos" in page and "test photos" not in page.lower()
+    page = fitted.report(earlier, tmp_path / "earlier.html").read_text(encoding="utf-8")
+    assert f"{earlier.n} photos" in page and "bad.jpg" not in page
+
+
 def test_strange_photos_are_judged_with_a_warning(
     fitted: Recognizer, paint_photos: Any, tmp_path: Path
 ) -> None:

@@ -116,7 +116,7 @@ def _classes(shown: Evaluation, mistakes: list[Row], data: Counts, examples: Exa
     for name, scores in shown.per_class.items():
         other, times = taken_for.get(name, (None, 0))
         face = next(iter(examples.get(name, ())), None)
-        train = data.get("train", {}).get(name, 0)
+        train = sum(data.get(split, {}).get(name, 0) for split in ("train", "val"))
         rows.append(
             {"name": name, "train": train, "taken_for": other, "taken": times, "face": face, **scores}
         )

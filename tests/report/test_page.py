@@ -148,6 +148,26 @@ def test_headline_numbers_and_tables(tmp_path):
     assert text.index("Split") < text.index("train 21 6") < text.index("test 4 1")
 
 
+def test_photos_are_called_by_their_split(tmp_path):
+    result = made_up(["a", "b"])
+    for split, told, title in (
+        ("test", "60 test photos", "Test photos"),
+        ("val", "60 val photos", "Val photos"),
+    ):
+        text = " ".join(report(tmp_path, result, split=split).text.split())
+        assert told in text and f"{title} 60" in text
+    text = report(tmp_path, result, split="all").text
+    assert "60 photos" in text and "test photos" not in text.lower()
+
+
+def test_what_a_class_was_learned_from_is_told_where_it_is_known(tmp_path):
+    result = made_up(["a", "b"])
+    assert "In train and val" not in report(tmp_path, result, data={"judged": {"a": 30, "b": 30}}).text
+    page = report(tmp_path, result, data={"train": {"a": 5}, "val": {"a": 2, "b": 1}})
+    assert "In train and val" in page.text
+    assert {a["data-v"] for a in [a for a in page.all("td") if "data-v" in a][1::6]} == {"7", "1"}
+
+
 def test_pairs_are_the_confusions(tmp_path):
     result = made_up(["ant", "bee", "cow"], n=300, accuracy=0.8)
     page = report(tmp_path, result)
