@@ -65,6 +65,8 @@ def predict(
     """
     from fieldmark.runtime.errors import UsageError
 
+    if by in {*columns("", TOP, pooled=True), "model"}:
+        raise UsageError(f"--by {by} is a column of the answer: give the table's column another name")
     key, what = by or "path", "specimens" if by else "photos"
     kinds = columns(key, top, pooled=by is not None)
     if out is not None:
@@ -88,7 +90,7 @@ def predict(
         count, errors = _show(screen, answers(()), key, top, alone=len(paths) == 1)
     else:
         same = {"model": predictor.bundle.key}
-        total = len(paths) + len(skipped) if by is None else len({*catalog.column(by)}) if catalog else 0
+        total = len(skipped) + (len({*catalog.column(by)}) if by and catalog else len(paths))
         with (
             open_table(out, kinds, key=key, same=same, resume=resume, overwrite=overwrite) as table,
             screen.progress() as progress,
@@ -141,7 +143,7 @@ def _single(
 def _pooled(
     predictor: Predictor, catalog: Catalog, by: str, done: Container[str]
 ) -> Iterator[dict[str, Any]]:
-    """One row a specimen; a photo without one stands for itself."""
+    """One row a specimen; a photo without one stands for itself, and so does one that the catalog refused."""
     specimens: dict[str, list[str]] = {}
     for path, name in zip(catalog.paths, catalog.column(by), strict=True):
         specimens.setdefault(path if name is None else str(name), []).append(path)
@@ -153,6 +155,9 @@ def _pooled(
             yield from _pool(predictor, waiting, by)
             waiting = {}
     yield from _pool(predictor, waiting, by)
+    for path, reason in {item.path: item.reason for item in catalog.skipped}.items():
+        if path not in done and path not in specimens:
+            yield Prediction("", error=reason).to_row() | {by: path, "photos": 0}
 
 
 def _pool(predictor: Predictor, specimens: Mapping[str, list[str]], by: str) -> Iterator[dict[str, Any]]:
@@ -180,14 +185,16 @@ def _pool(predictor: Predictor, specimens: Mapping[str, list[str]], by: str) -> 
 def _show(screen: Screen, rows: Iterable[dict[str, Any]], key: str, top: int, alone: bool) -> tuple[int, int]:
     """Answers on the screen: a small chart for one photo, a line each for many, JSON lines with --json."""
     import json
+    import sys
 
     from fieldmark.cli.screen import plain
 
+    narrow = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
     count = errors = 0
     for row in rows:
         count, errors = count + 1, errors + bool(row["error"])
         if screen.json:
-            print(json.dumps(plain(row), ensure_ascii=False))
+            print(json.dumps(plain(row), ensure_ascii=narrow))
         elif row["label"] is None:
             screen.say(f"{row[key]}\t-\t{row['error']}")
         elif alone:
