@@ -224,7 +224,8 @@ class _Test:
 
         begun = time.time()
         try:
-            answers = judge(predictor, photos, "test", progress)
+            own = Catalog(photos.table, photos.root)  # refused rows are of no split: the run tells of them
+            answers = judge(predictor, own, "test", progress)
             self.result, self.skipped, self.warnings = answers.evaluation, answers.skipped, answers.warnings
             if copies := answers.evaluation.excluded_by_reason.get(TRAINED_ON):
                 self.warnings.append(
