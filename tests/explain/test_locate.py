@@ -18,6 +18,7 @@ from fieldmark.explain import locate as module
 from fieldmark.explain.locate import Locator, found
 from fieldmark.methods.base import Found, Method
 from fieldmark.methods.task import Task
+from fieldmark.runtime import image
 from fieldmark.runtime.preprocess import Preprocess
 
 
@@ -86,6 +87,23 @@ def test_boxes_lie_where_the_things_are(locator: Any, tmp_path: Path, resize: st
     truth[60:90, 110:140] = truth[20:50, 60:90] = True
     both = (one.mask & truth).sum() / (one.mask | truth).sum()
     assert one.mask.shape == (100, 200) and both > 0.75
+
+
+def test_large_photos_are_read_as_predict_reads_them(locator: Any, tmp_path: Path) -> None:
+    """At a reduced scale, so that the scores are its own; the boxes are in pixels of the upright photo."""
+    pixels = np.zeros((800, 1600, 3), np.uint8)
+    pixels[200:500, 900:1200] = 250
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the photo is 800 x 1600
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
+    one, seen = locator(), []
+    one.method.forward = lambda images: seen.append(images) or torch.zeros(len(images), 2)
+    (found,) = one([str(tmp_path / "a.jpg")])
+    small = image.load(tmp_path / "a.jpg", one.preprocess.min_side)
+    assert small.size == (200, 400)
+    np.testing.assert_array_equal(seen[0][0], one.preprocess(small))
+    assert found.mask.shape == (1600, 800)
+    np.testing.assert_allclose(found.things[0].box, (300, 900, 600, 1200), atol=30)
 
 
 def test_at_most_so_many(locator: Any, tmp_path: Path) -> None:
