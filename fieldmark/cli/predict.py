@@ -17,6 +17,7 @@ from fieldmark.cli.common import (
     Resume,
     Workers,
     model_folder,
+    shared,
     verb,
 )
 from fieldmark.cli.screen import Screen
@@ -60,12 +61,12 @@ def predict(
     """Name the photos in a folder, a table or a single file.
 
     Columns: path, label, score, label_2, score_2 ... label_5, score_5, error, model. A photo that cannot be
-    read keeps its row, with the reason in the column error. model is a short name of the model's content:
-    --resume goes on with the same model only.
+    read keeps its row, with the reason in the column error. model is a short name of the model's content;
+    where --precision is not f32, the column setting says so: --resume goes on with the same of both only.
     """
     from fieldmark.runtime.errors import UsageError
 
-    if by in {*columns("", TOP, pooled=True), "model"}:
+    if by in {*columns("", TOP, pooled=True), "model", "setting"}:
         raise UsageError(f"--by {by} is a column of the answer: give the table's column another name")
     key, what = by or "path", "specimens" if by else "photos"
     kinds = columns(key, top, pooled=by is not None)
@@ -89,7 +90,7 @@ def predict(
     if out is None:
         count, errors = _show(screen, answers(()), key, top, alone=len(paths) == 1)
     else:
-        same = {"model": predictor.bundle.key}
+        same = shared(predictor.bundle.key, out, resume, precision=(precision, "f32"))
         total = len(skipped) + (len({*catalog.column(by)}) if by and catalog else len(paths))
         with (
             open_table(out, kinds, key=key, same=same, resume=resume, overwrite=overwrite) as table,

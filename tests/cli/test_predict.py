@@ -132,6 +132,22 @@ def test_another_model_does_not_go_on(
     assert {row["model"] for row in rows(out)} == {"ba9876543210"}
 
 
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("first, then", [("f32", "bf16"), ("bf16", "f32"), ("bf16", "f16")])
+def test_another_precision_does_not_go_on(
+    fieldmark: Any, model: Path, photos: Path, tmp_path: Path, ending: str, first: str, then: str
+) -> None:
+    out = tmp_path / f"p{ending}"
+    words = ("predict", model, photos / "a.jpg", "--out", out, "--precision")
+    assert fieldmark(*words, first).status == 0
+    before = out.read_bytes()
+    refused = fieldmark(*words, then, "--resume")
+    assert refused.status in (1, 2) and refused.err.count("\n") == 1 and "--overwrite" in refused.err
+    assert out.read_bytes() == before
+    assert fieldmark(*words, first, "--resume").status == 0
+    assert {row.get("setting") for row in rows(out)} == {None if first == "f32" else f"precision {first}"}
+
+
 def test_a_wrong_model_leaves_nothing(fieldmark: Any, model: Path, photos: Path, tmp_path: Path) -> None:
     assert fieldmark("predict", tmp_path / "none", photos, "--out", tmp_path / "p.csv").status == 1
     assert not (tmp_path / "p.csv").exists()

@@ -162,3 +162,28 @@ def test_a_detector_is_asked(
     (row,) = rows(iter([one]), None)
     assert (row["box_x"], row["box_w"], row["box_score"]) == (100, 50, 0.9)
     assert json.loads(row["boxes"])[1][4:] == [0.3, "b"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("other", [["--most", "2"], ["--threshold", "0.5"], ["--masks", "masks"]])
+def test_other_options_do_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, other: list[str]
+) -> None:
+    """Boxes found by several thresholds are not mixed in one table."""
+    from typer.testing import CliRunner
+
+    from fieldmark.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fieldmark.runtime.bundle.Bundle", lambda _: SimpleNamespace(key="0123"))
+    monkeypatch.setattr(
+        module, "Locator", lambda *_: lambda paths: (module.Located(path, "a", 0.5) for path in paths)
+    )
+    photo(tmp_path / "a.png")
+    for first, then in ((other, []), ([], other)):
+        out = f"{len(first)}{ending}"
+        words = ["locate", "model", "a.png", "--out", out]
+        assert CliRunner().invoke(app, words + first).exit_code == 0
+        refused = CliRunner().invoke(app, [*words, *then, "--resume"])
+        assert refused.exit_code in (1, 2) and refused.stderr.count("\n") == 1
+        assert CliRunner().invoke(app, [*words, *first, "--resume"]).exit_code == 0
