@@ -33,16 +33,18 @@ _FRONT = """# Methods
 All methods learn by the same plan (`--optimizer`, rates, epochs), not each by its paper's; where else one differs from
 its paper, its file says so and why.
 
-*training* and *answer* are times the time of `plain`, for a photo learned and for one answered. Columns named after
-sets of photos hold points of top-1 above `plain` with the same backbone, photos, seeds and time (methods that crop or
-shuffle photos: above `plain` trained from new views, as they must be), in the longest time that was measured: mostly a
-minute of two cores, in which such methods come to an epoch or none. An empty cell was not measured. [Methods,
-measured](comparison.md) has all of it, with the epochs. `--method auto` picks what it supports for your photos.
+*training* and *answer* are times the time of `plain` trained alike, for a photo learned and for one answered. Columns
+named after sets of photos hold points of top-1 above `plain` with the same backbone, photos, seeds and time (methods
+that crop or shuffle photos: above `plain` trained from new views, as they must be), in the longest time that was
+measured: mostly a minute of two cores, in which such methods come to an epoch or none. An empty cell was not
+measured. [Methods, measured](comparison.md) has all of it, with the epochs. `--method auto` picks what it supports for
+your photos.
 What a method's page calls *published* is its authors' own result, often of the best epoch on the test photos, and with
 another backbone than its neighbour's: compare methods by what was measured alike.
 """
-_TOLD = """Points: top-1 above `plain` in the same time. Training, answer: times those of `plain`, a photo. On the mark:
-share of photos where the place it looks at most lies on the mark. Epochs: passes that the time sufficed for.
+_TOLD = """Points: top-1 above `plain` trained alike, in the same time. Training, answer: times those of that `plain`, a
+photo. On the mark: share of photos where the place it looks at most lies on the mark. Epochs: passes that the time
+sufficed for.
 [All methods](comparison.md)."""
 _NEEDS = {
     "pixels": "the photos themselves: it crops or changes them in every epoch, so what frozen stages see of them "

@@ -43,9 +43,10 @@ class Recognizer:
         self._settings, self._with_report = {"mode": mode, **settings}, report
         self._predictor: Predictor | None = None
         self._home: tempfile.TemporaryDirectory[str] | None = None
+        self._judged: tuple[Evaluation | None, str] = None, "all"  # the last evaluation, and of which split
         #: What `fit` measured: the fields of `fieldmark train --json`.
         self.run: dict[str, Any] = {}
-        #: Photos that `fit` left out, with the reason, and what it warned of.
+        #: Photos that `fit` or `evaluate` left out, with the reason, and what it warned of.
         self.skipped: list[Skipped] = []
         self.warnings: list[str] = []
 
@@ -169,19 +170,26 @@ class Recognizer:
 
         judged = judge(self.predictor, source, split, progress)
         self.warnings, self.skipped = judged.warnings, judged.skipped
+        self._judged = judged.evaluation, split
         return judged.evaluation
 
     def report(self, evaluation: Evaluation, path: str | Path, **more: Any) -> Path:
-        """Write an evaluation as one self-contained HTML page."""
+        """Write an evaluation as one self-contained HTML page; of the last one it tells split and skipped photos.
+
+        more: arguments of `fieldmark.report.page.write_report`, to say otherwise.
+        """
         from fieldmark.report.page import write_report
 
         counts = Counter(evaluation.predictions["label"].to_pylist())
-        content = {
+        content: dict[str, Any] = {
             "title": f"{len(self.classes)} classes",
             "settings": self.predictor.bundle.config.fieldmark.training,
             "data": {"judged": dict(counts)},
             "warnings": self.warnings,
+            "split": "all",
         }
+        if evaluation is self._judged[0]:
+            content |= {"skipped": self.skipped, "split": self._judged[1]}
         return write_report(path, evaluation=evaluation, **{**content, **more})
 
     # -- changing it

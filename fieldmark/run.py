@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from fieldmark.run_folder import (
     NOTES,
@@ -224,7 +223,8 @@ class _Test:
 
         begun = time.time()
         try:
-            answers = judge(predictor, photos, "test", progress)
+            own = Catalog(photos.table, photos.root)  # refused rows are of no split: the run tells of them
+            answers = judge(predictor, own, "test", progress)
             self.result, self.skipped, self.warnings = answers.evaluation, answers.skipped, answers.warnings
             if copies := answers.evaluation.excluded_by_reason.get(TRAINED_ON):
                 self.warnings.append(
@@ -236,13 +236,9 @@ class _Test:
         self.seconds = round(time.time() - begun, 3)
 
 
-def _confusions(result: Evaluation) -> list[dict[str, Any]]:
-    counts = result.confusion.copy()
-    np.fill_diagonal(counts, 0)
-    order = np.argsort(counts, axis=None)[::-1][:20]
-    pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, counts.shape), strict=True)]
-    return [
-        {"label": result.classes[i], "predicted": result.classes[j], "n": int(counts[i, j])}
-        for i, j in pairs
-        if counts[i, j]
-    ]
+def _confusions(result: Evaluation, limit: int = 20) -> list[dict[str, Any]]:
+    """The most frequent mistakes; without a matrix, which takes gigabytes where classes are many."""
+    columns = (result.predictions[name].to_pylist() for name in ("label", "predicted"))
+    pairs = Counter((label, called) for label, called in zip(*columns, strict=True) if label != called)
+    most = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:limit]
+    return [{"label": label, "predicted": called, "n": n} for (label, called), n in most]

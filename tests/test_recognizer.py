@@ -225,6 +225,40 @@ def test_evaluation(fitted: Recognizer, photo_folder: Path, tmp_path: Path) -> N
     assert fitted.report(by_split, tmp_path / "report.html").stat().st_size > 10_000
 
 
+def test_a_report_tells_of_the_split_and_of_photos_left_out(
+    fitted: Recognizer, photo_folder: Path, tmp_path: Path
+) -> None:
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+    (photos / "cross/bad.jpg").write_text("text")
+    earlier = fitted.evaluate(photos)
+    page = fitted.report(earlier, tmp_path / "test.html").read_text(encoding="utf-8")
+    assert f"{earlier.n} test photos" in page and "bad.jpg" in page and "Trained on" not in page
+    later = fitted.evaluate(photos, "train")
+    page = fitted.report(later, tmp_path / "train.html").read_text(encoding="utf-8")
+    assert f"{later.n} train photos" in page and "test photos" not in page.lower()
+    page = fitted.report(earlier, tmp_path / "earlier.html").read_text(encoding="utf-8")
+    assert f"{earlier.n} photos" in page and "bad.jpg" not in page
+
+
+def test_the_command_names_photos_left_out(fitted: Recognizer, photo_folder: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from fieldmark.cli import app
+
+    good = photos_of(photo_folder, 12)
+    lines = [f"{photo},{photo.parent.name}," for photo in good]
+    bad = [tmp_path / f"bad{n}.jpg" for n in range(6)]
+    for one in bad:
+        one.write_text("text")
+    lines += [f"{one},cross," for one in bad] + [f"{good[0]},cross,tset"]
+    (tmp_path / "photos.csv").write_text("\n".join(["path,label,split", *lines]))
+    done = CliRunner().invoke(app, ["evaluate", fitted.run["model"], str(tmp_path / "photos.csv"), "--json"])
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["excluded_by_reason"]["unreadable"] == 6 and told["excluded"] == 7 + fitted.run["n_train"]
+    assert "bad0.jpg: not a photo" in done.stderr and "unknown split 'tset'" in done.stderr
+    assert "and 2 more" in done.stderr and "bad5.jpg" not in done.stderr
+
+
 def test_strange_photos_are_judged_with_a_warning(
     fitted: Recognizer, paint_photos: Any, tmp_path: Path
 ) -> None:

@@ -213,3 +213,21 @@ def test_a_model_that_answers_wrongly_is_not_left(
     with pytest.raises(FieldmarkError, match="golden"):
         fit(photo_folder, tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_most_frequent_mistakes_need_no_matrix() -> None:
+    """Of 10,000 classes it would take 800 MB, and as much again to sort it."""
+    from fieldmark.run import _confusions
+    from fieldmark.runtime.evaluation import evaluation
+
+    called = [1] * 3 + [2] * 2 + [0] * 5 + [*range(3, 30)]
+    result = evaluation(
+        [f"{i}" for i in range(37)], ["c0"] * 37, np.eye(30)[called], [f"c{i}" for i in range(30)]
+    )
+    found = _confusions(result)
+    assert found[:2] == [
+        {"label": "c0", "predicted": "c1", "n": 3},
+        {"label": "c0", "predicted": "c2", "n": 2},
+    ]
+    assert len(found) == 20 and all(one["label"] != one["predicted"] for one in found)
+    assert "confusion" not in vars(result), "the matrix was not made"

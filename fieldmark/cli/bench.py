@@ -54,7 +54,8 @@ def bench(
 
     if budget != INSTANT:
         seconds(budget)  # refused at once, and not once a training
-    names = method or fitting(Catalog.read(source), budget == INSTANT)
+    catalog = Catalog.read(source)
+    names = method or fitting(catalog, budget == INSTANT)
     set_name = name or Path(source).resolve().stem
     numbers = range(first_seed, first_seed + seeds)
     wanted = table.cells(set_name, names, numbers, budget, backbone, str(size or ""), flags)
@@ -62,7 +63,7 @@ def bench(
         for row in table.run(source, wanted, out, Path(work), progress):
             told = row.get("error") or f"{float(row['top1']):.1%} of {row['n_test']} test photos"
             progress("", 0, None, f"{row['method']}, seed {row['seed']}: {told}")
-    lines = [line for line in table.summary(table.read(out)) if line["set"] == set_name]
+    lines = table.summary(table.alike(table.read(out), wanted[0], table.fingerprint(catalog)))
     screen.table(
         ("method", "top-1", "spread", "points to plain", "training", "answer", "mark hit"),
         [

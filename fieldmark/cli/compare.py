@@ -39,6 +39,7 @@ def compare(
     ]
     screen.say(f"A: {result.a}")
     screen.say(f"B: {result.b}")
+    screen.say(result.photos)
     screen.table(("", "A", "B", "B - A", "95%"), rows)
     screen.say(f"only A right: {result.only_a_right} photos; only B right: {result.only_b_right}")
     screen.say(result.verdict)

@@ -18,6 +18,7 @@ from fieldmark.cli.common import (
     Resume,
     Workers,
     model_folder,
+    shared,
     verb,
 )
 from fieldmark.cli.screen import Screen
@@ -56,7 +57,8 @@ def embed(
     """Write the embedding of every photo to a Parquet file.
 
     Columns: path, label and split (where known), embedding (a list of numbers of length 1), error, model (a
-    short name of the model's content: --resume goes on with the same model only).
+    short name of the model's content), and setting where --precision is not f32: --resume goes on with the same
+    of both only.
     """
     from fieldmark.runtime.predictor import Predictor
     from fieldmark.runtime.tables import check_table, open_table
@@ -64,7 +66,7 @@ def embed(
     check_table(out, COLUMNS, resume=resume, overwrite=overwrite)
     catalog = read_photos(source)
     predictor = Predictor.load(model_folder(model), engine=engine, precision=precision, workers=workers)
-    same = {"model": predictor.bundle.key}
+    same = shared(predictor.bundle.key, out, resume, precision=(precision, "f32"))
     with (
         open_table(out, COLUMNS, same=same, resume=resume, overwrite=overwrite) as table,
         screen.progress() as progress,

@@ -21,10 +21,10 @@ from fieldmark.cli.common import (
 from fieldmark.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from fieldmark.runtime.results import Evaluation
+    from fieldmark.runtime.results import Evaluation, Skipped
 
-#: So many of the worst classes are shown.
-_WORST = 10
+#: So many of the worst classes are shown, and of the photos that are no use.
+_WORST, _LISTED = 10, 5
 
 
 @verb(
@@ -81,10 +81,10 @@ def evaluate(
         recognizer.report(result, report)
     for line in recognizer.warnings:
         screen.warn(line)
-    _tell(screen, result)
+    _tell(screen, result, recognizer.skipped)
 
 
-def _tell(screen: Screen, result: Evaluation) -> None:
+def _tell(screen: Screen, result: Evaluation, skipped: list[Skipped]) -> None:
     low, high = result.top1_ci95
     screen.say(f"top-1              {result.top1:.1%} of {result.n} photos (95%: {low:.1%} to {high:.1%})")
     screen.say(f"top-5              {result.top5:.1%}")
@@ -93,6 +93,10 @@ def _tell(screen: Screen, result: Evaluation) -> None:
     screen.say(f"log loss, ECE      {result.nll:.3f}, {result.ece:.3f}")
     for reason, count in result.excluded_by_reason.items():
         screen.note(f"left out: {count} photos ({reason})")
+    for item in skipped[:_LISTED]:
+        screen.note(f"  {item.path}: {item.reason}")
+    if len(skipped) > _LISTED:
+        screen.note(f"  and {len(skipped) - _LISTED} more")
     worst = sorted(result.per_class.items(), key=lambda item: item[1]["f1"])[:_WORST]
     rows = [(name, of["n"], of["precision"], of["recall"], of["f1"]) for name, of in worst]
     title = "the hardest classes" if len(result.per_class) > _WORST else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fieldmark.cli.common import Model, Overwrite, Photos, Resume, model_folder, verb
+from fieldmark.cli.common import Model, Overwrite, Photos, Resume, model_folder, shared, verb
 from fieldmark.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fieldmark.runtime.tables import Kind
 
 _BOX = ("box_x", "box_y", "box_w", "box_h")
+_MOST, _THRESHOLD = 5, 0.2
 COLUMNS: dict[str, Kind] = {
     "path": "text",
     "label": "text",
@@ -44,7 +45,7 @@ def locate(
     masks: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write a mask a photo (white: the thing) here, too.")
     ] = None,
-    most: Annotated[int, typer.Option(metavar="N", min=1, help="Boxes a photo.")] = 5,
+    most: Annotated[int, typer.Option(metavar="N", min=1, help="Boxes a photo.")] = _MOST,
     threshold: Annotated[
         float,
         typer.Option(
@@ -53,7 +54,7 @@ def locate(
             max=0.99,
             help="Of the strongest place; less makes boxes larger. Of a detector: a box's least score.",
         ),
-    ] = 0.2,
+    ] = _THRESHOLD,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -61,7 +62,9 @@ def locate(
     looks, for which no boxes were needed.
 
     A row a photo: label, score, the strongest box (pixels of the upright photo, as box_x, box_y, box_w, box_h) and, in
-    the column boxes, all of them as [x, y, w, h, score, label]. `train` reads either.
+    the column boxes, all of them as [x, y, w, h, score, label]. `train` reads either. --resume goes on with the same
+    model, --most, --threshold and use of --masks only; the columns model and, where it is not the default, setting say
+    which.
     """
     from fieldmark.explain.locate import Locator
     from fieldmark.runtime.bundle import Bundle
@@ -71,7 +74,15 @@ def locate(
     check_table(out, COLUMNS, resume=resume, overwrite=overwrite)
     catalog = Catalog.read(source if len(source) > 1 else source[0], labelled=False)
     bundle = Bundle(model_folder(model))
-    locator, same = Locator(bundle, most, threshold), {"model": bundle.key}
+    locator = Locator(bundle, most, threshold)
+    same = shared(
+        bundle.key,
+        out,
+        resume,
+        most=(most, _MOST),
+        threshold=(threshold, _THRESHOLD),
+        masks=(masks is not None, False),
+    )
     with (
         open_table(out, COLUMNS, same=same, resume=resume, overwrite=overwrite) as table,
         screen.progress() as progress,

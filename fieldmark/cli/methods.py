@@ -18,8 +18,9 @@ from fieldmark.cli.screen import Screen
 def methods(screen: Screen) -> None:
     """List the methods of training, for `train --method`.
 
-    Costs are times those of plain: for a photo learned, and for one answered. Points are how much better than plain
-    it was in the same time, on each set of photos that it was measured on; docs/methods has the whole table.
+    Costs are times those of plain trained alike: for a photo learned, and for one answered. Points are how much better
+    than that plain it was in the same time, on each set of photos that it was measured on; docs/methods has the whole
+    table.
     """
     from fieldmark.methods import DEFAULT_METHOD, cards
     from fieldmark.methods.measured import of

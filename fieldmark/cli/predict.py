@@ -17,6 +17,7 @@ from fieldmark.cli.common import (
     Resume,
     Workers,
     model_folder,
+    shared,
     verb,
 )
 from fieldmark.cli.screen import Screen
@@ -60,11 +61,13 @@ def predict(
     """Name the photos in a folder, a table or a single file.
 
     Columns: path, label, score, label_2, score_2 ... label_5, score_5, error, model. A photo that cannot be
-    read keeps its row, with the reason in the column error. model is a short name of the model's content:
-    --resume goes on with the same model only.
+    read keeps its row, with the reason in the column error. model is a short name of the model's content;
+    where --precision is not f32, the column setting says so: --resume goes on with the same of both only.
     """
     from fieldmark.runtime.errors import UsageError
 
+    if by in {*columns("", TOP, pooled=True), "model", "setting"}:
+        raise UsageError(f"--by {by} is a column of the answer: give the table's column another name")
     key, what = by or "path", "specimens" if by else "photos"
     kinds = columns(key, top, pooled=by is not None)
     if out is not None:
@@ -87,8 +90,8 @@ def predict(
     if out is None:
         count, errors = _show(screen, answers(()), key, top, alone=len(paths) == 1)
     else:
-        same = {"model": predictor.bundle.key}
-        total = len(paths) + len(skipped) if by is None else len({*catalog.column(by)}) if catalog else 0
+        same = shared(predictor.bundle.key, out, resume, precision=(precision, "f32"))
+        total = len(skipped) + (len({*catalog.column(by)}) if by and catalog else len(paths))
         with (
             open_table(out, kinds, key=key, same=same, resume=resume, overwrite=overwrite) as table,
             screen.progress() as progress,
@@ -141,7 +144,7 @@ def _single(
 def _pooled(
     predictor: Predictor, catalog: Catalog, by: str, done: Container[str]
 ) -> Iterator[dict[str, Any]]:
-    """One row a specimen; a photo without one stands for itself."""
+    """One row a specimen; a photo without one stands for itself, and so does one that the catalog refused."""
     specimens: dict[str, list[str]] = {}
     for path, name in zip(catalog.paths, catalog.column(by), strict=True):
         specimens.setdefault(path if name is None else str(name), []).append(path)
@@ -153,6 +156,9 @@ def _pooled(
             yield from _pool(predictor, waiting, by)
             waiting = {}
     yield from _pool(predictor, waiting, by)
+    for path, reason in {item.path: item.reason for item in catalog.skipped}.items():
+        if path not in done and path not in specimens:
+            yield Prediction("", error=reason).to_row() | {by: path, "photos": 0}
 
 
 def _pool(predictor: Predictor, specimens: Mapping[str, list[str]], by: str) -> Iterator[dict[str, Any]]:
@@ -180,14 +186,16 @@ def _pool(predictor: Predictor, specimens: Mapping[str, list[str]], by: str) -> 
 def _show(screen: Screen, rows: Iterable[dict[str, Any]], key: str, top: int, alone: bool) -> tuple[int, int]:
     """Answers on the screen: a small chart for one photo, a line each for many, JSON lines with --json."""
     import json
+    import sys
 
     from fieldmark.cli.screen import plain
 
+    narrow = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
     count = errors = 0
     for row in rows:
         count, errors = count + 1, errors + bool(row["error"])
         if screen.json:
-            print(json.dumps(plain(row), ensure_ascii=False))
+            print(json.dumps(plain(row), ensure_ascii=narrow))
         elif row["label"] is None:
             screen.say(f"{row[key]}\t-\t{row['error']}")
         elif alone:

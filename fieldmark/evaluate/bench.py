@@ -8,6 +8,7 @@ come, and a row that is there is not measured again, unless it tells of nothing 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shlex
@@ -48,7 +49,7 @@ COLUMNS = (
         "photos_per_second",
     ),
     *("answer_ms", "model_mb", "mark_hit", "mark_inside", "mark_area", "error"),
-    *("command", "date", "machine", "version"),
+    *("command", "date", "machine", "version", "photos"),
 )
 #: What a row is found by.
 KEY = ("set", "method", "seed", "budget", "backbone", "size", "flags")
@@ -101,6 +102,20 @@ def read(table: Path) -> list[dict[str, str]]:
         return list(rows)
 
 
+def fingerprint(catalog: Catalog) -> str:
+    """A short hash of the photos' places (below the source), labels and splits: a change makes old rows stale."""
+    root = str(catalog.root or "")
+    places = [os.path.relpath(path, root) if root else path for path in catalog.paths]
+    lines = sorted(map(repr, zip(places, catalog.labels, catalog.splits, strict=True)))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def alike(rows: Sequence[dict[str, str]], cell: Cell, photos: str) -> list[dict[str, str]]:
+    """The rows that may stand beside this cell's: all is the same but method and seed, as far as a row tells."""
+    names = [name for name in KEY if name not in ("method", "seed")]
+    return [row for row in rows if all(row[n] == getattr(cell, n) for n in names) and _of(row, photos)]
+
+
 def run(
     source: str,
     wanted: Sequence[Cell],
@@ -116,8 +131,9 @@ def run(
     is done now, and how many are done of how many; version: of what is measured; see: is given every model before
     it is removed.
     """
-    there = {_key(row) for row in read(table) if row["top1"]}
     catalog = Catalog.read(source)
+    photos = fingerprint(catalog)
+    there = {_key(row) for row in read(table) if row["top1"] and _of(row, photos)}
     for number, cell in enumerate(wanted):
         key = tuple(str(getattr(cell, name)) for name in KEY)
         if key in there:
@@ -125,6 +141,7 @@ def run(
         tell(f"{cell.method}, seed {cell.seed}", number, len(wanted))
         row = {**dict(zip(KEY, key, strict=True)), **measured(source, catalog, cell, work, see)}
         row |= {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), **origin(cell, version)}
+        row["photos"] = photos
         _append(table, row)
         yield row
 
@@ -208,6 +225,11 @@ def _marks(bundle: Bundle, catalog: Catalog) -> dict[str, Any]:
     return {"mark_hit": found.hit, "mark_inside": found.inside, "mark_area": found.area}
 
 
+def _of(row: Mapping[str, Any], photos: str) -> bool:
+    """Whether a row is of these photos; older rows do not say."""
+    return (row.get("photos") or photos) == photos
+
+
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(row[name] for name in KEY)
 
@@ -253,7 +275,7 @@ def summary(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
             line["answer"] = _ratio([(a["answer_ms"], b["answer_ms"]) for a, b in pairs])
         minutes = float(np.mean([float(row["seconds"]) for row in good])) / 60
         line["per_minute"] = line["top1"] / minutes
-        passes = [float(row["epochs"]) for row in good if row["epochs"]]
+        passes = [float(row["epochs"]) for row in good if row.get("epochs")]
         line["epochs"] = float(np.mean(passes)) if passes else None
         line |= {name: int(good[0][name]) if good[0].get(name) else None for name in ("n_train", "classes")}
         for what in ("mark_hit", "mark_area"):

@@ -31,7 +31,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the same ``n`` photos. ``only_a_right``: photos that A had right and B wrong."""
+    """Two runs on the same ``n`` photos. ``only_a_right``: photos that A had right and B wrong; ``only_in_a``:
+    photos that A alone evaluated; ``copies``: further rows of a photo, which counts once."""
 
     a: str
     b: str
@@ -41,6 +42,9 @@ class Comparison:
     only_a_right: int
     only_b_right: int
     p_value: float
+    only_in_a: int
+    only_in_b: int
+    copies: int
 
     @property
     def better(self) -> str | None:
@@ -49,6 +53,11 @@ class Comparison:
         if self.p_value >= 0.05 or low <= 0 <= high:
             return None
         return "b" if low > 0 else "a"
+
+    @property
+    def photos(self) -> str:
+        """Which photos the numbers are of."""
+        return f"{self.n} shared photos; {self.only_in_a} only in A, {self.only_in_b} only in B, {self.copies} copies"
 
     @property
     def verdict(self) -> str:
@@ -66,7 +75,7 @@ class Comparison:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        told = {key: vars(self)[key] for key in ("a", "b", "n", "only_a_right", "only_b_right", "p_value")}
+        told = {key: value for key, value in vars(self).items() if not isinstance(value, Difference)}
         scores = {"top1": self.top1.to_dict(), "macro_f1": self.macro_f1.to_dict()}
         return told | scores | {"better": self.better, "verdict": self.verdict}
 
@@ -79,7 +88,7 @@ def compare(run_a: str | Path, run_b: str | Path, n: int = 10_000, seed: int = 0
 
     Raises FieldmarkError where a run has no predictions, they share no photo, or disagree on the truth.
     """
-    label, a, b = _shared(_read(run_a), _read(run_b))
+    (label, a, b), left_out = _shared(_read(run_a), _read(run_b))
     only_a, only_b = int(((a == label) & (b != label)).sum()), int(((b == label) & (a != label)).sum())
     resampled = np.concatenate(list(_resamples(label, a, b, n, seed)))  # [n, 2 scores, 2 runs]
     seen = _scores(np.ones((1, len(label)), np.int64), label, a, b)[0]
@@ -89,7 +98,7 @@ def compare(run_a: str | Path, run_b: str | Path, n: int = 10_000, seed: int = 0
         for i, (of_a, of_b) in enumerate(seen)
     )
     names = str(run_a), str(run_b)
-    return Comparison(*names, len(label), top1, macro_f1, only_a, only_b, mcnemar(only_a, only_b))
+    return Comparison(*names, len(label), top1, macro_f1, only_a, only_b, mcnemar(only_a, only_b), *left_out)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -162,15 +171,17 @@ def _read(run: str | Path) -> pa.Table:
     raise FieldmarkError(f"{given}: no such run")
 
 
-def _shared(a: pa.Table, b: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Class numbers of the truth, A's and B's answers [N] on the shared photos (by hash, else path)."""
-    key = "hash" if "hash" in a.column_names and "hash" in b.column_names else "path"
-    in_a, in_b = _first_rows(a[key].to_pylist()), _first_rows(b[key].to_pylist())
-    pairs = {name: (row, in_b[name]) for name, row in in_a.items() if name in in_b}
-    pairs.pop(None, None)  # a photo whose hash is not known
+def _shared(a: pa.Table, b: pa.Table) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Class numbers of the truth, A's and B's answers [3, N] on the shared photos (by hash, else path); and how many
+    photos A alone has, and B alone, and how many rows are further copies of a photo."""
+    by_hash = "hash" in a.column_names and "hash" in b.column_names
+    in_a, in_b = _rows(a, by_hash), _rows(b, by_hash)
+    pairs = [_pair(rows, in_b[name]) for name, rows in in_a.items() if name in in_b]
     if not pairs:
         raise FieldmarkError("the two runs share no photo: evaluate both on the same photos, then compare")
-    rows_a, rows_b = zip(*pairs.values(), strict=True)
+    copies = sum(max(len(run.get(name, ())) for run in (in_a, in_b)) - 1 for name in in_a | in_b)
+    left_out = len(in_a) - len(pairs), len(in_b) - len(pairs), copies
+    rows_a, rows_b = zip(*pairs, strict=True)
     left, right = a.take(pa.array(rows_a)), b.take(pa.array(rows_b))
     truth, other = left["label"].to_pylist(), right["label"].to_pylist()
     differ = [i for i in range(len(truth)) if truth[i] != other[i]]
@@ -182,14 +193,23 @@ def _shared(a: pa.Table, b: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarra
         )
     names = np.array([truth, left["predicted"].to_pylist(), right["predicted"].to_pylist()], dtype=object)
     numbers = np.unique(names.astype(str), return_inverse=True)[1].reshape(names.shape)
-    return numbers[0], numbers[1], numbers[2]
+    return numbers, left_out
 
 
-def _first_rows(names: list[str | None]) -> dict[str | None, int]:
-    rows: dict[str | None, int] = {}
-    for row, name in enumerate(names):
-        rows.setdefault(name, row)
+def _rows(table: pa.Table, by_hash: bool) -> dict[str, list[tuple[str, int]]]:
+    """Path and row of every photo and of its copies, by its hash, else its path."""
+    paths = table["path"].to_pylist()
+    names = table["hash"].to_pylist() if by_hash else paths
+    rows: dict[str, list[tuple[str, int]]] = {}
+    for row, (name, path) in enumerate(zip(names, paths, strict=True)):
+        rows.setdefault(name or path, []).append((path, row))
     return rows
+
+
+def _pair(in_a: list[tuple[str, int]], in_b: list[tuple[str, int]]) -> tuple[int, int]:
+    """A photo's row in A and in B: of one path where both have it (copies may have other labels), else the first."""
+    there = dict(reversed(in_b))
+    return next(((row, there[path]) for path, row in in_a if path in there), (in_a[0][1], in_b[0][1]))
 
 
 def _p(value: float) -> str:

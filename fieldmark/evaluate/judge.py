@@ -24,7 +24,7 @@ FITTED = ("train", "val")
 
 @dataclass(frozen=True)
 class Judged:
-    """An evaluation, the photos left out because they cannot be read, and what the reader must know."""
+    """An evaluation, the photos left out (unreadable, or refused by the catalog), and what the reader must know."""
 
     evaluation: Evaluation
     skipped: list[Skipped]
@@ -62,7 +62,8 @@ def judge(
     known = predictor.bundle.splits()
     # Only test and all must be free of what was trained on; train and val are asked for by name.
     wanted = (split,) if split in FITTED else ("test", None)
-    rows, content, left_out, skipped = [], [], Counter[str](), list(catalog.skipped)
+    rows, content, skipped = [], [], list(catalog.skipped)
+    left_out = Counter(item.reason for item in skipped)
     answers = []
     recognised = 0
     chosen_paths = chosen.paths

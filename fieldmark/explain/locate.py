@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from fieldmark.data.augment.geometry import Box as Frame
 from fieldmark.data.augment.geometry import shown
+from fieldmark.explain.photos import opened
 from fieldmark.methods.base import Found, Method
 from fieldmark.methods.restore import restore
 from fieldmark.nn.components import components, sizes
 from fieldmark.nn.crops import of_peak
-from fieldmark.runtime import image
 from fieldmark.runtime.bundle import Bundle
 from fieldmark.runtime.errors import FieldmarkError, ImageError
 from fieldmark.runtime.preprocess import Preprocess
@@ -83,24 +83,23 @@ class Locator:
 
     def one(self, path: str) -> Located:
         """Raises ImageError for a photo that cannot be read."""
-        photo = image.load(path)
+        photo, size = opened(path, self.preprocess)
         pixels = torch.from_numpy(self.preprocess(photo))[None]
         with torch.inference_mode():
             logits = self.method(pixels)[0] / self.bundle.section.decision.temperature
         p = torch.softmax(logits, 0)
         best = int(p.argmax())
-        label, frame = self.bundle.classes[best], shown(photo.size, self.preprocess)
+        label, frame = self.bundle.classes[best], shown(size, self.preprocess)
         detected = self.method.boxes(pixels, self.threshold)
         if detected is not None:
-            things = self._known(detected[0], frame, photo.size)
-            return Located(path, label, float(p[best]), things, _inside(things, photo.size))
+            things = self._known(detected[0], frame, size)
+            return Located(path, label, float(p[best]), things, _inside(things, size))
         seen = at_size(self.method.attention(pixels), SIDE)
         parts, marked = found(seen, self.threshold, self.most)
         things = tuple(
-            Thing(_in_photo(box, frame, photo.size), float(p[best]) * strength, label)
-            for box, strength in parts[0]
+            Thing(_in_photo(box, frame, size), float(p[best]) * strength, label) for box, strength in parts[0]
         )
-        return Located(path, label, float(p[best]), things, _mask(marked[0], frame, photo.size))
+        return Located(path, label, float(p[best]), things, _mask(marked[0], frame, size))
 
     def _known(self, detected: Found, frame: Frame, size: tuple[int, int]) -> tuple[Thing, ...]:
         """The surest things of the model's classes; one that was removed from it is not told."""

@@ -14,7 +14,7 @@ class Measured(NamedTuple):
     """A method on a set of photos, each training within ``budget``; None where it was not measured.
 
     top1, spread: mean and standard deviation over ``n`` seeds; delta: points to plain, trained alike; training,
-    answer: times the time of plain, for a photo learned and for one answered; mark_hit: share of photos where its
+    answer: times the time of that plain, for a photo learned and for one answered; mark_hit: share of photos where its
     strongest place lies on the mark; per_minute: top-1 over the minutes of training; epochs: passes over the photos
     that it made; n_train, classes: of the set.
     """

@@ -58,12 +58,13 @@ def write_report(
     folds: Mapping[str, Any] | None = None,
     seconds: Mapping[str, float] | None = None,
     root: Path | None = None,
+    split: str = "test",
 ) -> Path:
     """Write the page and return its path.
 
-    ``evaluation``: on the test split; where it is None, ``judged`` takes its place: answers to photos by weights
-    that had not seen them, by ``how``: "out of fold" or "held out". ``training``: arguments of
-    `fieldmark.report.curves.section`. ``folds``: of `fieldmark.train.trained.by_fold`. ``data``:
+    ``evaluation``: on the photos of ``split`` ("all": of every one); where it is None, ``judged`` takes its place:
+    answers to photos by weights that had not seen them, by ``how``: "out of fold" or "held out". ``training``:
+    arguments of `fieldmark.report.curves.section`. ``folds``: of `fieldmark.train.trained.by_fold`. ``data``:
     {split: {class: photos}}. ``settings``: shown as a table, nested mappings joined by dots. ``seconds``: {what:
     how long it took}, shown with the headline numbers. ``train_examples``: photos of each class to lay beside
     mistakes; their paths, like those of the evaluation, are taken from ``root`` where given.
@@ -78,6 +79,8 @@ def write_report(
         "today": date.today().isoformat(),
         "shown": shown,
         "tested": evaluation is not None,
+        "split_photos": "photos" if split == "all" else f"{split} photos",
+        "has_train": "train" in data or "val" in data,
         "judged": judged if evaluation is not None else None,
         "how": _HOW[how],
         "folds": folds if folds and len(folds["folds"]) > 1 else None,

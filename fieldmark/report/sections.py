@@ -26,19 +26,33 @@ Examples = Mapping[str, Sequence[str]]
 Row = dict[str, Any]
 
 
+class Mistakes:
+    """Photos that were named wrong, surest first. names: (true class, given class) of each."""
+
+    def __init__(self, shown: Evaluation, scores: np.ndarray, correct: np.ndarray):
+        wrong = np.flatnonzero(~correct)
+        self._places = wrong[np.argsort(-scores[wrong], kind="stable")]
+        self._photos = shown.predictions
+        columns = (self._photos[name].take(self._places).to_pylist() for name in ("label", "predicted"))
+        self.names: list[tuple[str, str]] = list(zip(*columns, strict=True))
+
+    def rows(self, some: list[int]) -> list[Row]:
+        """All that is known of some of them: there may be millions, and few are shown."""
+        return self._photos.take(self._places[np.array(some, int)]).to_pylist()  # type: ignore[no-any-return]
+
+
 def evaluated(shown: Evaluation, data: Counts, examples: Examples) -> dict[str, Any]:
     """All that an evaluation adds to the page."""
     scores, correct = (shown.predictions[column].to_numpy() for column in ("score", "correct"))
-    mistakes = shown.predictions.take(np.flatnonzero(~correct)).to_pylist()
-    mistakes.sort(key=lambda row: -row["score"])
+    mistakes = Mistakes(shown, scores, correct)
     of = confusions(shown, MATRIX)
     of = of.take(similar_order(of))
     bins = metrics.reliability(scores, correct)
-    zoom = of.take(most_confused(of, ZOOM)) if len(of.names) >= ZOOM_FROM and mistakes else None
+    zoom = of.take(most_confused(of, ZOOM)) if len(of.names) >= ZOOM_FROM and mistakes.names else None
     return {
         "n_classes": len(shown.per_class),
         "n_absent": len(shown.classes) - len(shown.per_class),
-        "n_wrong": len(mistakes),
+        "n_wrong": len(mistakes.names),
         "interval": charts.interval(shown.top1_ci95[0], shown.top1, shown.top1_ci95[1]),
         "pairs": _pairs(of, mistakes, examples),
         "matrix": _matrix(of, "Confusion matrix"),
@@ -48,7 +62,7 @@ def evaluated(shown: Evaluation, data: Counts, examples: Examples) -> dict[str, 
         "coverage": charts.coverage_curve(scores, correct),
         "keeping": _keeping(scores, correct),
         "classes": _classes(shown, mistakes, data, examples),
-        "wrong": _spread(mistakes, WRONG, each=3),
+        "wrong": mistakes.rows(_spread([label for label, _ in mistakes.names], WRONG, each=3)),
         "best": _surest(shown, scores, correct),
     }
 
@@ -92,53 +106,54 @@ def _matrix(of: Confusions, label: str) -> Row:
     }
 
 
-def _pairs(of: Confusions, mistakes: list[Row], examples: Examples) -> list[Row]:
+def _pairs(of: Confusions, mistakes: Mistakes, examples: Examples) -> list[Row]:
     """The most confused pairs: examples of both classes, and the photos that were mistaken, surest first."""
-    by_pair: dict[tuple[str, str], list[Row]] = {}
-    for row in mistakes:
-        by_pair.setdefault((row["label"], row["predicted"]), []).append(row)
+    by_pair: dict[tuple[str, str], list[int]] = {}
+    for place, names in enumerate(mistakes.names):
+        by_pair.setdefault(names, []).append(place)
     pairs = []
     for pair in confused_pairs(of, PAIRS):
         there = by_pair.get((pair.a, pair.b), [])[:EXAMPLES]
         back = by_pair.get((pair.b, pair.a), [])[: EXAMPLES + 1 - len(there)]
         sides = {f"examples_{side}": list(examples.get(name, ()))[:EXAMPLES]
                  for side, name in (("a", pair.a), ("b", pair.b))}  # fmt: skip
-        pairs.append({"pair": pair, "mistakes": there + back, **sides})
+        pairs.append({"pair": pair, "mistakes": mistakes.rows(there + back), **sides})
     return pairs
 
 
-def _classes(shown: Evaluation, mistakes: list[Row], data: Counts, examples: Examples) -> list[Row]:
+def _classes(shown: Evaluation, mistakes: Mistakes, data: Counts, examples: Examples) -> list[Row]:
     """The rows of the per-class table, worst first."""
     taken_for: dict[str, tuple[str, int]] = {}
-    for (label, predicted), n in Counter((row["label"], row["predicted"]) for row in mistakes).most_common():
+    for (label, predicted), n in Counter(mistakes.names).most_common():
         taken_for.setdefault(label, (predicted, n))
     rows = []
     for name, scores in shown.per_class.items():
         other, times = taken_for.get(name, (None, 0))
         face = next(iter(examples.get(name, ())), None)
-        train = data.get("train", {}).get(name, 0)
+        train = sum(data.get(split, {}).get(name, 0) for split in ("train", "val"))
         rows.append(
             {"name": name, "train": train, "taken_for": other, "taken": times, "face": face, **scores}
         )
     return sorted(rows, key=lambda row: (row["f1"], row["name"]))
 
 
-def _spread(rows: list[Row], limit: int, each: int) -> list[Row]:
-    """The first rows, at most ``each`` of one class."""
+def _spread(labels: list[str], limit: int, each: int) -> list[int]:
+    """The places of the first photos, at most ``each`` of one class."""
     seen: Counter[str] = Counter()
-    chosen: list[Row] = []
-    for row in rows:
-        if seen[row["label"]] < each and len(chosen) < limit:
-            seen[row["label"]] += 1
-            chosen.append(row)
+    chosen: list[int] = []
+    for place, label in enumerate(labels):
+        if seen[label] < each and len(chosen) < limit:
+            seen[label] += 1
+            chosen.append(place)
     return chosen
 
 
 def _surest(shown: Evaluation, scores: np.ndarray, correct: np.ndarray) -> list[Row]:
     """Right answers, surest first, one a class."""
     right = np.flatnonzero(correct)
-    order = right[np.argsort(-scores[right], kind="stable")]
-    return _spread(shown.predictions.take(order[: 100 * BEST]).to_pylist(), BEST, each=1)
+    order = right[np.argsort(-scores[right], kind="stable")][: 100 * BEST]
+    some = _spread(shown.predictions["label"].take(order).to_pylist(), BEST, each=1)
+    return shown.predictions.take(order[some]).to_pylist()  # type: ignore[no-any-return]
 
 
 def _calibration(over: float, ece: float) -> str:

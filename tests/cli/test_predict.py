@@ -132,6 +132,22 @@ def test_another_model_does_not_go_on(
     assert {row["model"] for row in rows(out)} == {"ba9876543210"}
 
 
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("first, then", [("f32", "bf16"), ("bf16", "f32"), ("bf16", "f16")])
+def test_another_precision_does_not_go_on(
+    fieldmark: Any, model: Path, photos: Path, tmp_path: Path, ending: str, first: str, then: str
+) -> None:
+    out = tmp_path / f"p{ending}"
+    words = ("predict", model, photos / "a.jpg", "--out", out, "--precision")
+    assert fieldmark(*words, first).status == 0
+    before = out.read_bytes()
+    refused = fieldmark(*words, then, "--resume")
+    assert refused.status in (1, 2) and refused.err.count("\n") == 1 and "--overwrite" in refused.err
+    assert out.read_bytes() == before
+    assert fieldmark(*words, first, "--resume").status == 0
+    assert {row.get("setting") for row in rows(out)} == {None if first == "f32" else f"precision {first}"}
+
+
 def test_a_wrong_model_leaves_nothing(fieldmark: Any, model: Path, photos: Path, tmp_path: Path) -> None:
     assert fieldmark("predict", tmp_path / "none", photos, "--out", tmp_path / "p.csv").status == 1
     assert not (tmp_path / "p.csv").exists()
@@ -214,3 +230,41 @@ def test_photos_of_one_specimen(
     assert float(found["x"]["score"]) == pytest.approx(score, rel=1e-4)
     wrong = fieldmark("predict", model, table, "--by", "nest")
     assert wrong.status in (1, 2) and "nest" in wrong.err and wrong.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_refused_rows_are_told_beside_specimens(
+    fieldmark: Any, model: Path, photos: Path, tmp_path: Path, ending: str
+) -> None:
+    table, out = tmp_path / "specimens.csv", tmp_path / f"s{ending}"
+    table.write_text("path,group,split\nphotos/a.jpg,x,\nphotos/bad.jpg,y,tset\n")
+    done = fieldmark("predict", model, table, "--by", "group", "--out", out, "--json")
+    assert done.json["specimens"] == 2 and done.json["errors"] == 1
+    one, refused = rows(out)
+    assert one["group"] == "x" and refused["group"].endswith("bad.jpg") and "tset" in refused["error"]
+    assert int(refused["photos"]) == 0 and not refused["label"]
+    again = fieldmark("predict", model, table, "--by", "group", "--out", out, "--resume", "--json")
+    assert again.json["specimens"] == 0 and len(rows(out)) == 2
+
+
+@pytest.mark.parametrize("column", ["label", "score", "label_3", "photos", "error", "model"])
+def test_specimens_by_a_column_of_the_answer(
+    fieldmark: Any, model: Path, tmp_path: Path, photos: Path, column: str
+) -> None:
+    table = tmp_path / "specimens.csv"
+    table.write_text(f"path,{column}\nphotos/a.jpg,x\n")
+    done = fieldmark("predict", model, table, "--by", column, "--out", tmp_path / "s.csv")
+    assert done.status == 2 and f"--by {column}" in done.err and done.err.count("\n") == 1
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_json_for_a_narrow_screen(model: Path, fake: Any, photos: Path) -> None:
+    """A terminal that is not UTF-8 gets escapes, not an error."""
+    from typer.testing import CliRunner
+
+    from fieldmark.cli import app
+
+    words = ["predict", str(model), str(photos / "猫.png"), "--json"]
+    for charset, told in (("latin-1", rb"\u732b"), ("utf-8", "猫".encode())):
+        done = CliRunner(charset=charset).invoke(app, words)
+        assert done.exit_code == 0 and told in done.stdout_bytes.splitlines()[0], charset

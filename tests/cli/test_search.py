@@ -42,6 +42,17 @@ def test_embed(embeddings: Path, photos: Path, fake: Any, fieldmark: Any, model:
     assert again.json["photos"] == 0 and not fake.seen
 
 
+def test_embeddings_of_another_precision(
+    embeddings: Path, photos: Path, fieldmark: Any, model: Path, tmp_path: Path
+) -> None:
+    """They are not mixed, and are searched all the same."""
+    words = ("embed", model, photos, "--precision", "bf16", "--out")
+    refused = fieldmark(*words, embeddings, "--resume")
+    assert refused.status == 2 and refused.err.count("\n") == 1
+    assert fieldmark(*words, tmp_path / "half.parquet").status == 0
+    assert fieldmark("similar", model, photos / "ant/a.jpg", "--in", tmp_path / "half.parquet").status == 0
+
+
 def test_embed_takes_all_photos(fieldmark: Any, model: Path, photos: Path, tmp_path: Path) -> None:
     """Also those beside class folders; what a table names and is not there says why."""
     Image.new("RGB", (8, 8)).save(photos / "loose.jpg")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from fieldmark.evaluate import bench
 from fieldmark.evaluate.bench import Cell, cells, read, run, summary
+from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
 
 
@@ -151,3 +154,55 @@ def test_where_every_training_fails_so_does_the_command(
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 1 and "plain: no luck" in done.stderr
     assert "no method could be compared" in done.stderr.splitlines()[-1]
+
+
+def test_changed_photos_are_measured_again(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of an older table does not say of which photos it is, and stays."""
+    monkeypatch.setattr(bench, "measured", lambda *_: {"top1": 0.5})
+    cell, table = Cell("s", "plain", 0, "1s", "", ""), tmp_path / "t.csv"
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+
+    def measured() -> int:
+        return len(list(run(str(photos), [cell], table, tmp_path, lambda *_: None)))
+
+    assert (measured(), measured()) == (1, 0)
+    next(photos.rglob("*.jpg")).unlink()
+    assert (measured(), measured()) == (1, 0)
+    table.write_text(",".join([*bench.KEY, "top1"]) + "\ns,plain,0,1s,,,,0.4\n")
+    assert measured() == 0
+    elsewhere = shutil.copytree(photos, tmp_path / "elsewhere")
+    assert bench.fingerprint(Catalog.read(elsewhere)) == bench.fingerprint(Catalog.read(photos))
+
+
+def test_the_command_shows_rows_of_its_own_settings_only(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of another budget, backbone, size, set of flags, or of other photos, of one table."""
+    from typer.testing import CliRunner
+
+    from fieldmark.cli import app
+
+    table = tmp_path / "t.csv"
+    own = {"set": "s", "method": "plain", "seed": "0", "budget": "9s", "backbone": "b", "size": "64"}
+    own |= {"flags": "--flip x", "top1": "0.5", "seconds": "9"}
+    others = [
+        {"budget": "1m"},
+        {"backbone": "c"},
+        {"size": ""},
+        {"flags": ""},
+        {"photos": "old"},
+        {"set": "t"},
+    ]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, bench.COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerow(own)
+        writer.writerows(own | {"top1": "0.9", "seed": f"{n}"} | other for n, other in enumerate(others, 1))
+    monkeypatch.setattr(bench, "measured", lambda *_: pytest.fail("it was measured"))
+    words = ["bench", "methods", str(photo_folder), "--method", "plain", "--budget", "9s", "--backbone", "b"]
+    words += ["--size", "64", "--flags", "--flip x", "--name", "s", "--out", str(table), "--json"]
+    done = CliRunner().invoke(app, words)
+    (line,) = json.loads(done.stdout.splitlines()[-1])["methods"]
+    assert (line["n"], line["top1"]) == (1, 0.5)

@@ -124,6 +124,42 @@ def test_photos_are_matched_by_hash_else_by_path(tmp_path):
     assert compare(a, by_path, n=50).n == 3
 
 
+def test_photos_of_one_run_alone_and_copies_are_told(tmp_path):
+    from typer.testing import CliRunner
+
+    from fieldmark.cli import app
+
+    label = np.zeros(6, int)
+    a = run(tmp_path / "a", label, label, list("abcdef"), ["1", "2", "3", "3", "3", "4"])
+    b = run(tmp_path / "b", label[:5], label[:5], list("ghijk"), ["1", "3", "5", "5", "6"])
+    result = compare(a, b, n=10)
+    assert (result.n, result.only_in_a, result.only_in_b, result.copies) == (2, 2, 2, 3)
+    told = result.to_dict()
+    assert (told["only_in_a"], told["only_in_b"], told["copies"]) == (2, 2, 3)
+    done = CliRunner().invoke(app, ["compare", str(a), str(b), "--samples", "100"])
+    assert "2 shared photos; 2 only in A, 2 only in B, 3 copies" in done.stdout
+    same = compare(a, a, n=10)
+    assert (same.n, same.only_in_a, same.only_in_b, same.copies) == (4, 0, 0, 2)
+    by_path = run(tmp_path / "by_path", label[:3], label[:3], list("aab"))
+    assert compare(by_path, by_path, n=10).copies == 1
+
+
+def test_copies_with_other_labels_are_matched_by_their_path(tmp_path):
+    """In any order of the rows; where the paths differ, too, the first stands for all."""
+    label = np.array([0, 1, 2])
+    paths, hashes = ["x.jpg", "y.jpg", "z.jpg"], ["1", "1", "2"]
+    a = run(tmp_path / "a", label, label, paths, hashes)
+    b = run(tmp_path / "b", label[::-1], label[::-1], paths[::-1], hashes[::-1])
+    result = compare(a, b, n=10)
+    assert (result.n, result.copies, result.top1.a, result.top1.b) == (2, 1, 1, 1)
+
+
+def test_photos_of_unknown_hash_are_matched_by_path(tmp_path):
+    label = np.arange(3)
+    a = run(tmp_path / "a", label, label, list("abc"), ["1", None, ""])
+    assert compare(a, a, n=10).n == 3
+
+
 def test_a_model_folder_stands_for_its_run(tmp_path):
     label = np.arange(4)
     folder = run(tmp_path / "run", label, label)

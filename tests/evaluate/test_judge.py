@@ -141,7 +141,8 @@ def test_rows_that_the_catalog_refused_are_passed_on(tmp_path: Path) -> None:
     judged = ask(Oracle({"a0": "test"}), table(tmp_path, [("a0", "a"), ("b1", None), ("b2", "b", "tset")]))
     reasons = sorted(item.reason.split(" (")[0] for item in judged.skipped)
     assert reasons == ["no label", "unknown split 'tset'"]
-    assert names(judged) == ["0"]
+    assert names(judged) == ["0"] and judged.evaluation.excluded == 2
+    assert set(judged.evaluation.excluded_by_reason) == {item.reason for item in judged.skipped}
 
 
 @pytest.mark.parametrize(

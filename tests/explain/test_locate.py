@@ -18,6 +18,7 @@ from fieldmark.explain import locate as module
 from fieldmark.explain.locate import Locator, found
 from fieldmark.methods.base import Found, Method
 from fieldmark.methods.task import Task
+from fieldmark.runtime import image
 from fieldmark.runtime.preprocess import Preprocess
 
 
@@ -88,6 +89,23 @@ def test_boxes_lie_where_the_things_are(locator: Any, tmp_path: Path, resize: st
     assert one.mask.shape == (100, 200) and both > 0.75
 
 
+def test_large_photos_are_read_as_predict_reads_them(locator: Any, tmp_path: Path) -> None:
+    """At a reduced scale, so that the scores are its own; the boxes are in pixels of the upright photo."""
+    pixels = np.zeros((800, 1600, 3), np.uint8)
+    pixels[200:500, 900:1200] = 250
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the photo is 800 x 1600
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
+    one, seen = locator(), []
+    one.method.forward = lambda images: seen.append(images) or torch.zeros(len(images), 2)
+    (found,) = one([str(tmp_path / "a.jpg")])
+    small = image.load(tmp_path / "a.jpg", one.preprocess.min_side)
+    assert small.size == (200, 400)
+    np.testing.assert_array_equal(seen[0][0], one.preprocess(small))
+    assert found.mask.shape == (1600, 800)
+    np.testing.assert_allclose(found.things[0].box, (300, 900, 600, 1200), atol=30)
+
+
 def test_at_most_so_many(locator: Any, tmp_path: Path) -> None:
     path = photo(tmp_path / "a.png", *((20 + 60 * i, 40, 50 + 60 * i, 70, 200 + 10 * i) for i in range(3)))
     assert [len(one.things) for one in locator(most=2)([path])] == [2]
@@ -144,3 +162,28 @@ def test_a_detector_is_asked(
     (row,) = rows(iter([one]), None)
     assert (row["box_x"], row["box_w"], row["box_score"]) == (100, 50, 0.9)
     assert json.loads(row["boxes"])[1][4:] == [0.3, "b"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("other", [["--most", "2"], ["--threshold", "0.5"], ["--masks", "masks"]])
+def test_other_options_do_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, other: list[str]
+) -> None:
+    """Boxes found by several thresholds are not mixed in one table."""
+    from typer.testing import CliRunner
+
+    from fieldmark.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fieldmark.runtime.bundle.Bundle", lambda _: SimpleNamespace(key="0123"))
+    monkeypatch.setattr(
+        module, "Locator", lambda *_: lambda paths: (module.Located(path, "a", 0.5) for path in paths)
+    )
+    photo(tmp_path / "a.png")
+    for first, then in ((other, []), ([], other)):
+        out = f"{len(first)}{ending}"
+        words = ["locate", "model", "a.png", "--out", out]
+        assert CliRunner().invoke(app, words + first).exit_code == 0
+        refused = CliRunner().invoke(app, [*words, *then, "--resume"])
+        assert refused.exit_code in (1, 2) and refused.stderr.count("\n") == 1
+        assert CliRunner().invoke(app, [*words, *first, "--resume"]).exit_code == 0

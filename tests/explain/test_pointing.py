@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from fieldmark.explain import pointing as module
-from fieldmark.explain.pointing import covered, looked_at, pointing
+from fieldmark.explain.attention_picture import GAP, SIDE, attention_picture
+from fieldmark.explain.pointing import covered, hits, looked_at, pointing
 from fieldmark.methods.base import Method
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
@@ -63,6 +64,67 @@ def test_hits_and_shares(photos: Catalog, bundle: Any) -> None:
     assert found.n == 3 and found.hit == pytest.approx(2 / 3)
     assert found.inside == pytest.approx(2 / 3, abs=0.08)
     assert found.area == pytest.approx((12 * 12 + 2 * 16 * 16) / (3 * 64 * 64), rel=1e-3)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+def test_boxes_lie_in_what_the_network_sees(bundle: Any, tmp_path: Path, resize: str) -> None:
+    """A wide photo: its pixels are not those of the square that is padded, or cut out of it."""
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    pixels[24:40, 72:88] = 255
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    box = {"mark_x": [70], "mark_y": [22], "mark_w": [20], "mark_h": [20]}
+    catalog = Catalog(pa.table({"path": [str(tmp_path / "wide.png")], "label": ["a"], **box}))
+    bundle.section.preprocess = bundle.section.preprocess.model_copy(update={"resize": resize})
+    found = pointing(bundle, catalog)
+    whole = {"stretch": 64 * 128, "pad": 128 * 128, "crop": 64 * 64}[resize]
+    assert found.hit == 1 and found.inside > 0.8
+    assert found.area == pytest.approx(20 * 20 / whole, rel=1e-3)
+
+
+def test_a_mark_that_is_cropped_away_is_missed(bundle: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (128, 64), "white").save(tmp_path / "wide.png")
+    box = {"mark_x": [2], "mark_y": [2], "mark_w": [20], "mark_h": [20]}
+    catalog = Catalog(pa.table({"path": [str(tmp_path / "wide.png")], "label": ["a"], **box}))
+    bundle.section.preprocess = bundle.section.preprocess.model_copy(update={"resize": "crop"})
+    assert pointing(bundle, catalog)[:3] == (0, 0, 0)
+
+
+def test_a_photo_that_cannot_be_read_is_left_out(photos: Catalog, bundle: Any) -> None:
+    Path(photos.paths[2]).write_text("text")
+    found = pointing(bundle, photos)
+    assert found.n == 2 and found.hit == 1
+    for path in photos.paths:
+        Path(path).write_text("text")
+    with pytest.raises(FieldmarkError, match="none of the 3 photos"):
+        pointing(bundle, photos)
+
+
+def test_what_is_a_hit() -> None:
+    """One strongest place, by more than half of its cell in the box; nothing and everything are no place."""
+    marks = torch.tensor([[1.0, 0.6], [0.4, 0.0]])
+    maps = [[[9, 1], [1, 1]], [[1, 9], [1, 1]], [[1, 1], [9, 1]], [[1, 1], [1, 9]], [[9, 9], [1, 1]]]
+    maps += [[[9, 1], [1, 9]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]]
+    seen = torch.tensor(maps, dtype=torch.float32)
+    expected = [True, True, False, False, True, False, False, False]
+    assert hits(seen, marks.expand_as(seen)).tolist() == expected
+    assert not hits(torch.ones(1, 2, 2), torch.ones(1, 2, 2)).any()
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+def test_the_picture_shows_what_the_network_sees(resize: str) -> None:
+    """The frame lies round the mark, and is where it looks."""
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    pixels[24:40, 72:88] = (0, 0, 255)
+    preprocess = Preprocess(size=64, mean=(0, 0, 0), std=(1, 1, 1), resize=resize)  # type: ignore[arg-type]
+    mark = np.array([[70 / 128, 22 / 64, 90 / 128, 42 / 64]])
+    drawn = attention_picture(Bright(), preprocess, [Image.fromarray(pixels)], mark)
+    upper, lower = (np.asarray(drawn)[at : at + SIDE].astype(int) for at in (0, SIDE + GAP))
+    blue = np.argwhere(upper[..., 2] > 200)
+    frame = np.argwhere((lower == 255).all(2))
+    assert (frame.min(0) <= blue.min(0)).all() and (frame.max(0) >= blue.max(0)).all()
+    assert (abs(frame.mean(0) - blue.mean(0)) < 4).all()
+    warm = np.argwhere(lower[..., 0] - lower[..., 1] > 60)
+    assert (abs(warm.mean(0) - blue.mean(0)) < 4).all()
 
 
 def test_photos_without_marks(photos: Catalog, bundle: Any) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fieldmark.report.page import write_report
+from fieldmark.report.sections import evaluated
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.evaluation import evaluation
 from fieldmark.runtime.results import Skipped
@@ -148,6 +150,26 @@ def test_headline_numbers_and_tables(tmp_path):
     assert text.index("Split") < text.index("train 21 6") < text.index("test 4 1")
 
 
+def test_photos_are_called_by_their_split(tmp_path):
+    result = made_up(["a", "b"])
+    for split, told, title in (
+        ("test", "60 test photos", "Test photos"),
+        ("val", "60 val photos", "Val photos"),
+    ):
+        text = " ".join(report(tmp_path, result, split=split).text.split())
+        assert told in text and f"{title} 60" in text
+    text = report(tmp_path, result, split="all").text
+    assert "60 photos" in text and "test photos" not in text.lower()
+
+
+def test_what_a_class_was_learned_from_is_told_where_it_is_known(tmp_path):
+    result = made_up(["a", "b"])
+    assert "In train and val" not in report(tmp_path, result, data={"judged": {"a": 30, "b": 30}}).text
+    page = report(tmp_path, result, data={"train": {"a": 5}, "val": {"a": 2, "b": 1}})
+    assert "In train and val" in page.text
+    assert {a["data-v"] for a in [a for a in page.all("td") if "data-v" in a][1::6]} == {"7", "1"}
+
+
 def test_pairs_are_the_confusions(tmp_path):
     result = made_up(["ant", "bee", "cow"], n=300, accuracy=0.8)
     page = report(tmp_path, result)
@@ -212,6 +234,29 @@ def test_1300_classes_make_a_small_page_quickly(tmp_path):
     page = report(tmp_path, result)
     assert time.perf_counter() - start < 10
     assert len(page.source) < 3e6 and "Of 1,300 classes, the 400 with the most mistakes" in page.text
+
+
+def test_only_photos_that_are_shown_become_rows():
+    """Of a million mistakes a dictionary each would take gigabytes."""
+    taken = []
+
+    class Watched:
+        def __init__(self, table):
+            self.table = table
+
+        def __getitem__(self, name):
+            return self.table[name]
+
+        def take(self, places):
+            taken.append(len(places))
+            return self.table.take(places)
+
+    result = made_up([f"class_{i}" for i in range(30)], n=3000, accuracy=0.5)
+    of = evaluated(replace(result, predictions=Watched(result.predictions)), {}, {})
+    assert of["n_wrong"] > 1000 and sum(taken) < 100
+    assert len(of["wrong"]) == 24 and len(of["best"]) == 12
+    scores = [row["score"] for row in of["wrong"]]
+    assert scores == sorted(scores, reverse=True) and not any(row["correct"] for row in of["wrong"])
 
 
 def test_cannot_write(tmp_path):
