@@ -20,7 +20,7 @@ from fieldmark.cli.common import (
     shared,
     verb,
 )
-from fieldmark.cli.screen import Screen
+from fieldmark.cli.screen import Screen, json_line
 from fieldmark.runtime.results import TOP, Prediction, Skipped
 
 if TYPE_CHECKING:
@@ -185,17 +185,11 @@ def _pool(predictor: Predictor, specimens: Mapping[str, list[str]], by: str) -> 
 
 def _show(screen: Screen, rows: Iterable[dict[str, Any]], key: str, top: int, alone: bool) -> tuple[int, int]:
     """Answers on the screen: a small chart for one photo, a line each for many, JSON lines with --json."""
-    import json
-    import sys
-
-    from fieldmark.cli.screen import plain
-
-    narrow = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
     count = errors = 0
     for row in rows:
         count, errors = count + 1, errors + bool(row["error"])
         if screen.json:
-            print(json.dumps(plain(row), ensure_ascii=narrow))
+            print(json_line(row))
         elif row["label"] is None:
             screen.say(f"{row[key]}\t-\t{row['error']}")
         elif alone:
