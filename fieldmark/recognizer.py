@@ -98,7 +98,8 @@ class Recognizer:
         """Write the model folder to ``path``, whole or not at all; a model that stood there is replaced."""
         import shutil
 
-        from fieldmark.runtime.bundle import CARD, building
+        from fieldmark.runtime.bundle import CARD
+        from fieldmark.runtime.bundle_files import building
 
         bundle, target = self.predictor.bundle, Path(path)
         bundle.verify()

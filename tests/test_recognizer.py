@@ -146,7 +146,8 @@ def test_a_damaged_model_is_not_passed_on(own: Recognizer, tmp_path: Path) -> No
 
 
 def test_other_answers_than_the_golden_ones_are_refused(own: Recognizer) -> None:
-    from fieldmark.runtime.bundle import Bundle, seal
+    from fieldmark.runtime.bundle import Bundle
+    from fieldmark.runtime.bundle_files import seal
 
     folder = own.predictor.bundle.path
     arrays = Bundle(folder).golden()

@@ -27,7 +27,8 @@ def write_bundle(
 ) -> Path:
     """Write a bundle as training does, by its own functions, and give back its folder."""
     from fieldmark.methods.descriptor import descriptor_graph
-    from fieldmark.runtime.bundle import GRAPH, Config, Decision, Section, building, seal
+    from fieldmark.runtime.bundle import GRAPH, Config, Decision, Section
+    from fieldmark.runtime.bundle_files import building, seal
     from fieldmark.runtime.engine import OnnxRuntimeEngine
     from fieldmark.train.bundle.assemble import assemble
     from fieldmark.train.bundle.write import _weights, write_splits

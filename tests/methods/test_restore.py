@@ -13,7 +13,8 @@ from tiny import logits_of, picture, write_bundle
 
 from fieldmark.methods.base import Method
 from fieldmark.methods.restore import restore
-from fieldmark.runtime.bundle import Bundle, seal
+from fieldmark.runtime.bundle import Bundle
+from fieldmark.runtime.bundle_files import seal
 from fieldmark.runtime.engine import OnnxRuntimeEngine
 from fieldmark.runtime.errors import FieldmarkError
 

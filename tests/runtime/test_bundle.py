@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from tiny import CLASSES, write_bundle
 
-from fieldmark.runtime.bundle import CARD, FILES, Bundle, building, seal
+from fieldmark.runtime.bundle import CARD, FILES, Bundle
+from fieldmark.runtime.bundle_files import building, seal
 from fieldmark.runtime.errors import FieldmarkError
 
 
@@ -331,7 +332,7 @@ def test_no_room_for_the_config(model, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     config, target = Bundle(model).config, model.with_name("copy")
-    monkeypatch.setattr("fieldmark.runtime.bundle.os.fsync", full)
+    monkeypatch.setattr("fieldmark.runtime.bundle_files.os.fsync", full)
     with pytest.raises(FieldmarkError, match="disk is full"), building(target) as folder:
         shutil.copyfile(model / "model.onnx", folder / "model.onnx")
         seal(folder, config)

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 from tiny import CLASSES, logits_of, picture, write_bundle
 
-from fieldmark.runtime.bundle import Bundle, seal
+from fieldmark.runtime.bundle import Bundle
+from fieldmark.runtime.bundle_files import seal
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.image import content_hash
 from fieldmark.runtime.predictor import Predictor

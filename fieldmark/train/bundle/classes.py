@@ -215,7 +215,8 @@ def rewrite(
 
     temperature: of the new head, where it differs.
     """
-    from fieldmark.runtime.bundle import CARD, GRAPH, SPLITS, building, seal, write_splits
+    from fieldmark.runtime.bundle import CARD, GRAPH, SPLITS
+    from fieldmark.runtime.bundle_files import building, seal, write_splits
     from fieldmark.runtime.engine import OnnxRuntimeEngine
     from fieldmark.train.bundle.assemble import replace_head, save_tensors
     from fieldmark.train.bundle.card import completed, model_card

@@ -11,7 +11,8 @@ import numpy as np
 
 import fieldmark
 from fieldmark.nn.graph import rounding
-from fieldmark.runtime.bundle import GRAPH, Config, Decision, Section, building, seal, write_splits
+from fieldmark.runtime.bundle import GRAPH, Config, Decision, Section
+from fieldmark.runtime.bundle_files import building, seal, write_splits
 from fieldmark.runtime.engine import OnnxRuntimeEngine
 from fieldmark.train.bundle.assemble import assemble, head_tensors, save_tensors
 from fieldmark.train.bundle.card import model_card

@@ -15,7 +15,8 @@ import pytest
 
 from fieldmark import Catalog, Recognizer
 from fieldmark.data import lookalikes
-from fieldmark.runtime.bundle import Bundle, seal
+from fieldmark.runtime.bundle import Bundle
+from fieldmark.runtime.bundle_files import seal
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.image import content_hash
 from fieldmark.train.bundle import classes
