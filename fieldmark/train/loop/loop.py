@@ -21,7 +21,7 @@ from torch import Tensor
 from fieldmark.data.augment.mix import mix
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.heads.warm import warm_new
-from fieldmark.train.loop import checkpoint
+from fieldmark.train.loop import checkpoint, kept
 from fieldmark.train.loop.averages import Average, State, between, copied, instead, learned, put
 from fieldmark.train.loop.batches import Batches
 from fieldmark.train.loop.best import Best
@@ -113,7 +113,7 @@ class Loop:
     def run(self, resumed: checkpoint.Checkpoint | None = None) -> Outcome:
         """Train to the end of the phase, and leave the best weights in the network."""
         if resumed is not None:
-            self._restore(resumed)
+            kept.unpack(self, resumed)
         else:
             first = self.phase.own == 0  # where nothing was learned yet, any view will do
             self.learner.prepare(self.phase.own, partial(self._photos, varied=first))
@@ -147,9 +147,10 @@ class Loop:
             if not self.learner.judged:
                 self.best.state = copied(self.average.state)
         put(self.module, self.best.state)
-        return Outcome(self.best, self.step * self.batch, self._seconds(), stopped)
+        return Outcome(self.best, self.step * self.batch, self.seconds, stopped)
 
-    def _seconds(self) -> float:
+    @property
+    def seconds(self) -> float:
         """Spent in this phase, by earlier processes too; waiting for photos and judging count."""
         return self.before + self.watch.spent - self.began
 
@@ -278,40 +279,6 @@ class Loop:
         if not self.accelerator.is_main_process:
             return
         begun = self.watch.spent
-        packed, groups = checkpoint.pack_optimizer(self.stepper.optimizer)
-        kept, best = self.best.pack()
-        tensors = {f"now.{name}": value for name, value in learned(self.module).items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.state.items()}
-        state = {
-            "phase": self.number,
-            "total": self.total,
-            "progress": self.progress,
-            "micro": self.stepper.micro,
-            "scaler": scaler.state_dict() if (scaler := self.accelerator.scaler) is not None else None,
-            "seconds": self._seconds(),
-            "spent": self.watch.spent,
-            "running": self.stepper.running,
-            "optimizer": groups,
-            "best": best,
-        }
-        checkpoint.write(self.folder, self.step, {**tensors, **packed, **kept}, state)
+        checkpoint.write(self.folder, self.step, *kept.pack(self))
         if (took := self.watch.spent - begun) > QUICK:
             self.due = self.watch.spent + APART * took
-
-    def _restore(self, saved: checkpoint.Checkpoint) -> None:
-        state = saved.state
-        device = self.accelerator.device
-        tensors = {name: value.to(device) for name, value in saved.tensors.items()}
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        put(self.module, part("now."))
-        self.average.state = copied(part("average."))
-        checkpoint.unpack_optimizer(self.stepper.optimizer, tensors, state["optimizer"])
-        self.best = Best.unpack(tensors, state["best"])
-        self.step, self.total, self.progress = saved.step, state["total"], state["progress"]
-        self.stepper.micro, self.stepper.running = state["micro"], dict(state["running"])
-        self.before = state["seconds"]
-        if self.accelerator.scaler is not None and state.get("scaler"):
-            self.accelerator.scaler.load_state_dict(state["scaler"])
