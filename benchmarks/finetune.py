@@ -131,8 +131,9 @@ def fieldmark(cell: picture.Cell, results: common.Results, limit: int | None) ->
     chosen = details["chosen"]
     phases = (chosen.get("plan") or {}).get("phases", [])
     how = " then ".join("cached stages" if phase["views"] else "end-to-end" for phase in phases)
-    held = [chosen.get(f"held_out_top1{which}") for which in ("", "_instant")]
-    known = None if None in held else f"{held[0]:.1%} of held-out photos, instant {held[1]:.1%}"
+    held = [chosen.get(f"held_out_{what}") for what in ("top1", "nll", "top1_instant", "nll_instant")]
+    told_of = "{:.1%} of held-out photos (log loss {:.3f}), instant {:.1%} ({:.3f})"
+    known = None if None in held else told_of.format(*held)
     note = "; ".join(str(word) for word in (told.get("mode"), how, known) if word)
     if told.get("photos_per_second"):  # what train tells is the speed of its training alone
         told["photos_per_second_training"] = told["photos_per_second"]

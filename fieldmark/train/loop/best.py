@@ -12,9 +12,9 @@ from torch import Tensor
 from fieldmark.runtime.decision import fit_temperature, softmax
 from fieldmark.train.loop.averages import State, copied, soup
 
-#: By how much a model may be worse than another without being called so, even of few photos: as a share of them, and
-#: in nats.
-SLACK = 0.01, 0.02
+#: So much smaller a share of right photos counts even where chance explains it, and a rise of the mean negative
+#: log-likelihood (nats) counts only from here on.
+FEWER, UNLIKELIER = 0.01, 0.1
 #: Snapshots of the average that the soup is made of.
 SOUP = 3
 
@@ -47,8 +47,8 @@ class Score(NamedTuple):
         return (self.accuracy, -self.nll) > (other.accuracy, -other.nll)
 
     def worse(self, other: Score) -> bool:
-        """Than another of the same photos, by more than one standard error of the difference or more than `SLACK`:
-        fewer are right or, where no more are, their classes are less likely.
+        """Than another of the same photos: fewer are right, by more than one standard error of the difference or more
+        than `FEWER`, or no more are right and their classes less likely, by more than that error and `UNLIKELIER`.
 
         Where nearly all are right by either, a photo or two of hundreds say nothing.
         """
@@ -57,11 +57,10 @@ class Score(NamedTuple):
         gain = np.asarray(self.right, float) - np.asarray(other.right, float)
         rise = np.asarray(self.losses) - np.asarray(other.losses)
         of_gain, of_rise = (
-            min(slack, one.std(ddof=1) / len(one) ** 0.5) if len(one) > 1 else 0.0
-            for one, slack in zip((gain, rise), SLACK, strict=True)
+            one.std(ddof=1) / len(one) ** 0.5 if len(one) > 1 else 0.0 for one in (gain, rise)
         )
-        fewer = gain.mean() < -of_gain * (1 + 1e-9)
-        return bool(fewer or (gain.mean() <= 0 and rise.mean() > of_rise))
+        fewer = gain.mean() < -min(of_gain, FEWER) * (1 + 1e-9)
+        return bool(fewer or (gain.mean() <= 0 and rise.mean() > max(of_rise, UNLIKELIER)))
 
     def error(self, photos: int) -> float:
         """Standard error of the accuracy, from so many photos; at least that of one mistake."""

@@ -22,7 +22,7 @@ from fieldmark.train.bundle.finish import finished, known_within
 from fieldmark.train.heads.head import fit_head
 from fieldmark.train.heads.warm import descriptors_of_views, warm_head
 from fieldmark.train.instant import Instant, Looked
-from fieldmark.train.loop.best import SLACK, Score
+from fieldmark.train.loop.best import FEWER, Score
 from fieldmark.train.loop.telling import Teller
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
@@ -130,9 +130,7 @@ class Finetune:
                 self.watch,
                 self.tell,
                 self.accelerator,
-                floor=measure.accuracy - min(SLACK[0], measure.error(len(y_held)))
-                if self.recipe.floor
-                else 0.0,
+                floor=measure.accuracy - min(FEWER, measure.error(len(y_held))) if self.recipe.floor else 0.0,
                 workers=self.settings.workers,
             )
             outcomes = course.run(number, saved)

@@ -140,6 +140,7 @@ def of_photos(right: list[bool], losses: list[float]) -> Score:
         (3, 1, 0.0, True),
         (5, 4, 0.0, False),
         (6, 1, 0.0, True),
+        (0, 0, 0.05, False),
         (0, 0, 0.2, True),  # as many are right, and all of them are less likely
         (0, 1, 0.2, False),
         (1, 0, -0.2, False),
@@ -160,7 +161,7 @@ def test_few_photos_are_taken_at_their_word() -> None:
     """One of thirty is three in a hundred."""
     old, new = of_photos([True] * 30, [0.5] * 30), of_photos([True] * 29 + [False], [0.5] * 30)
     assert new.worse(old)
-    assert of_photos([True] * 30, [0.6, 0.5, 0.55] * 10).worse(old)
+    assert of_photos([True] * 30, [0.7, 0.6, 0.65] * 10).worse(old)
 
 
 def test_worse_of_one_photo_or_of_none_that_is_known() -> None:
