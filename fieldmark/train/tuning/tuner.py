@@ -39,6 +39,9 @@ from fieldmark.train.tuning.phases import newest
 
 #: Photos a second that a finished model is taken to look at, where all of them were in the cache.
 USUAL_RATE = 50.0
+#: After so many epochs a model has the benefit of the doubt: held-out photos must show that it is worse than the
+#: instant one. Before, a single photo less decides.
+GROWN = 5.0
 
 
 class Finetune:
@@ -122,6 +125,7 @@ class Finetune:
                 self.watch.before += spent
                 where = f"at step {saved.step}" if saved is not None else f"after phase {number}"
                 self.tell("note", f"resumed {where}, by the plan that it was begun with")
+            planned = sum(phase.steps * phase.batch for phase in plan.phases)
             course = Course(
                 network,
                 plan,
@@ -130,7 +134,7 @@ class Finetune:
                 self.watch,
                 self.tell,
                 self.accelerator,
-                floor=measure.accuracy - min(FEWER, measure.error(len(y_held))) if self.recipe.floor else 0.0,
+                floor=self._floor(measure, planned / len(material.y), len(y_held)),
                 workers=self.settings.workers,
             )
             outcomes = course.run(number, saved)
@@ -142,7 +146,10 @@ class Finetune:
             return trained
         reached = outcomes[-1].best.score
         assert reached is not None
-        if self.recipe.floor and reached.worse(measure):
+        seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
+        grown = seen >= GROWN * len(material.y)
+        worse = reached.worse(measure) if grown else reached.accuracy < measure.accuracy
+        if self.recipe.floor and worse:
             why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%}, log loss {reached.nll:.3f})"
             trained = self._instant(looked, why, measure)
         else:
@@ -162,7 +169,6 @@ class Finetune:
             trained.coarse = dict(zip(coarse.photos.paths, coarse.photos.content, strict=True))
             trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
             trained.warnings += self.instant.warnings
-        seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
         trained.curve = [row for outcome in outcomes for row in outcome.best.rows]
         trained.chosen |= {
             "held_out": len(y_held),
@@ -179,6 +185,12 @@ class Finetune:
             "imbalance": uneven.why,
         }
         return trained
+
+    def _floor(self, measure: Score, epochs: float, held: int) -> float:
+        """The accuracy that the weights must have in the end."""
+        if not self.recipe.floor:
+            return 0.0
+        return measure.accuracy - (min(FEWER, measure.error(held)) if epochs >= GROWN else 0.0)
 
     def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
         """A head to start with, from the descriptors of instant mode and of some augmented views."""

@@ -98,9 +98,22 @@ def test_never_worse_than_instant(look: Make, tmp_path: Path) -> None:
     assert told["epochs"] > 0 and told["plan"]["phases"] and trained.curve
 
 
-@pytest.mark.parametrize("worse", [True, False])
+ALL = Score(0.5, 1.0, (True,) * 100 + (False,) * 100, (1.0,) * 200)
+ONE_LESS = Score(0.495, 1.0, (True,) * 99 + (False,) * 101, (1.0,) * 200)
+
+
+@pytest.mark.parametrize(
+    ("reached", "photos", "worse"),
+    [
+        (Score(0.4, 0.1), 84, True),
+        (Score(0.5, 3.0), 84, False),
+        (ONE_LESS, 84, True),
+        (ONE_LESS, 300, False),  # after five epochs a photo of two hundred decides nothing
+        (Score(0.4, 0.1), 300, True),
+    ],
+)
 def test_the_instant_model_is_the_measure(
-    look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worse: bool
+    look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: Score, photos: int, worse: bool
 ) -> None:
     from fieldmark.train.loop.best import Best
     from fieldmark.train.loop.loop import Outcome
@@ -109,17 +122,19 @@ def test_the_instant_model_is_the_measure(
     seen, made = look(12), []
     monkeypatch.setattr(Finetune, "_warm_up", lambda *_: None)
     monkeypatch.setattr(tuner, "finished", lambda *_: made.append(1) or seen.instant.learn(seen.looked))
-    measure = Score(0.5, 1.0)
-    monkeypatch.setattr(tuner.Score, "of", classmethod(lambda *_: measure))
-    reached = Score(0.4, 0.1) if worse else Score(0.5, 3.0)
+    monkeypatch.setattr(tuner.Score, "of", classmethod(lambda *_: ALL))
     best = Best(reached, rows=[{"step": 1}])
-    monkeypatch.setattr(tuner.Course, "run", lambda *_: [Outcome(best, 84, 2.0, "done")])
+    monkeypatch.setattr(tuner.Course, "run", lambda *_: [Outcome(best, photos, 2.0, "done")])
     trained = fit(seen, tmp_path)
     assert made == ([] if worse else [1])
     told = trained.chosen
     assert (told["held_out_top1"], told["held_out_top1_instant"]) == (reached.accuracy, 0.5)
-    assert told["photos_per_second"] == 42.0 and told["stopped"] == "done" and trained.curve == [{"step": 1}]
-    assert told["epochs"] == round(84 / (48 - told["held_out"]), 3)
+    assert (
+        told["photos_per_second"] == photos / 2
+        and told["stopped"] == "done"
+        and trained.curve == [{"step": 1}]
+    )
+    assert told["epochs"] == round(photos / (48 - told["held_out"]), 3)
 
 
 def test_it_trains_and_says_what_it_did(look: Make, tmp_path: Path) -> None:
