@@ -43,13 +43,20 @@ class _Handler:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if _importing(frame):
-            if self.later is None or not self.later.is_alive():
-                self.later = threading.Timer(_AGAIN, _again)
+            if self.later is None:
+                self.later = threading.Timer(_AGAIN, self._again)
                 self.later.daemon = True
                 self.later.start()
             return
         self.later = None
         raise KeyboardInterrupt
+
+    def _again(self) -> None:
+        self.later = None  # the next one may be asked for as soon as this one comes
+        if hasattr(signal, "pthread_kill"):  # wakes the main thread where it waits for something
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        else:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _importing(frame: FrameType | None) -> bool:
@@ -58,10 +65,3 @@ def _importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _again() -> None:
-    if hasattr(signal, "pthread_kill"):  # wakes the main thread where it waits for something
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-    else:
-        signal.raise_signal(signal.SIGINT)

@@ -24,7 +24,7 @@ while time.monotonic() < END:
 done = True
 """
 PROGRAM = """
-import sys, threading
+import sys, threading, time
 from fieldmark.cli.interrupt import patient
 with patient():
     print("ready", flush=True)
@@ -37,8 +37,7 @@ with patient():
         print("cut", flush=True)
         raise
     try:
-        while True:
-            other = None
+        time.sleep(20)
     except KeyboardInterrupt:
         print("whole", slow.done, flush=True)
 """
