@@ -26,6 +26,8 @@ BARE = (
     "from fieldmark.cli import main; main()"
 )
 FULL = "from fieldmark.cli import main; main()"
+#: What a shell starts in the background has Ctrl-C switched off, and so has all that it starts.
+LISTENS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
 
 def call(*words: object, bare: bool = False, cwd: Path | None = None) -> SimpleNamespace:
@@ -220,7 +222,7 @@ def test_bad_input(tmp_path: Path, photos: Path) -> None:
 def test_interrupted_training_leaves_no_half_model(tmp_path: Path, photos: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-c", FULL, "train", str(photos), "--out", str(out)],
+        [sys.executable, "-c", LISTENS + FULL, "train", str(photos), "--out", str(out)],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"FIELDMARK_CACHE": str(tmp_path / "cache")},

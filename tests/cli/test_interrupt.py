@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ while time.monotonic() < END:
     time.sleep(0.01)
 done = True
 """
-PROGRAM = """
+#: What a shell starts in the background has Ctrl-C switched off, and so has all that it starts.
+LISTENS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+PROGRAM = f"""
+{LISTENS}
 import sys, threading, time
 from fieldmark.cli.interrupt import patient
 with patient():
@@ -81,7 +85,8 @@ def test_pressed_twice_in_an_import_it_comes_once(tmp_path: Path) -> None:
 
 def test_what_ends_with_its_import(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
-    program = """
+    program = f"""
+{LISTENS}
 from fieldmark.cli.interrupt import patient
 try:
     with patient():
@@ -103,7 +108,14 @@ except KeyboardInterrupt:
     assert (rest, process.returncode) == ("told True\n", 0)
 
 
-def test_else_at_once() -> None:
+@pytest.fixture
+def listens() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_else_at_once(listens: None) -> None:
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), patient():
         signal.raise_signal(signal.SIGINT)
