@@ -47,44 +47,38 @@ with patient():
 """
 
 
-@pytest.mark.parametrize("how", ["alone", "aside"])
-def test_an_import_ends_first(tmp_path: Path, how: str) -> None:
-    (tmp_path / "slow.py").write_text(SLOW)
+def pressed(folder: Path, program: str, *after: float, how: str = "alone") -> tuple[str, int]:
+    """What a program says, and its status, where Ctrl-C comes so many seconds after another (the first: after it was
+    ready, which is before it imports something for a second)."""
+    (folder / "slow.py").write_text(SLOW)
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, how],
+        [sys.executable, "-c", program, how],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=os.environ | {"PYTHONPATH": str(folder)},
     )
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=30)
-    assert (rest, process.returncode) == ("whole True\n", 0)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        for seconds in after:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGINT)
+        return process.communicate(timeout=30)[0], process.returncode
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("how", ["alone", "aside"])
+def test_an_import_ends_first(tmp_path: Path, how: str) -> None:
+    assert pressed(tmp_path, PROGRAM, 0.3, how=how) == ("whole True\n", 0)
 
 
 def test_pressed_twice_in_an_import_it_comes_once(tmp_path: Path) -> None:
     """A second one would cut what the first one began to tidy up."""
-    (tmp_path / "slow.py").write_text(SLOW)
-    program = PROGRAM.replace(
-        'print("whole", slow.done, flush=True)', "import time; time.sleep(0.5); print('tidy')"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "alone"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    for _ in range(3):
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=30)
-    assert (rest, process.returncode) == ("tidy\n", 0)
+    tidy = PROGRAM.replace('print("whole", slow.done, flush=True)', "time.sleep(0.5); print('tidy')")
+    assert pressed(tmp_path, tidy, 0.1, 0.1, 0.1) == ("tidy\n", 0)
 
 
 def test_what_ends_with_its_import(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text(SLOW)
     program = f"""
 {LISTENS}
 from fieldmark.cli.interrupt import patient
@@ -95,17 +89,7 @@ try:
 except KeyboardInterrupt:
     print("told", slow.done, flush=True)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    time.sleep(0.95)
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=30)
-    assert (rest, process.returncode) == ("told True\n", 0)
+    assert pressed(tmp_path, program, 0.95) == ("told True\n", 0)
 
 
 @pytest.fixture
