@@ -126,6 +126,7 @@ def train(results: Path) -> list[Row]:
 #: Column titles of glance.csv for rows of finetune.csv.
 GLANCE = {
     "10 minutes": "fieldmark, 10 min, top-1",
+    "30 minutes": "fieldmark, 30 min, top-1",
     "best peer in 10 minutes": (
         "plain_loop, 10 min, top-1",
         "fastai, 10 min, top-1",
