@@ -22,7 +22,7 @@ from fieldmark.run_folder import (
     write_skipped,
     write_training,
 )
-from fieldmark.run_photos import check, contradictions, hashes, learned, ranks, splits_of, waiting
+from fieldmark.run_photos import Learned, check, contradictions, learned, ranks, splits_of, waiting
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.engine import REFERENCE
 from fieldmark.runtime.errors import FieldmarkError, UsageError
@@ -77,15 +77,15 @@ def train(
         )
     begin(out, settings)
     try:
-        catalog, chosen, trained, content = _learn(source, catalog, instant, recipe, folder, started)
-        tested = catalog.of_split("test")
-        content |= dict(zip(trained.paths, trained.content, strict=True)) | trained.coarse
+        photos, trained = _learn(source, catalog, instant, recipe, folder, started)
+        catalog = photos.catalog
+        content = photos.tested | dict(zip(trained.paths, trained.content, strict=True)) | trained.coarse
         progress("writing the model", 0, None)
         judged = trained.evaluation()
         splits = splits_of(catalog, content)
-        predictor = _write(out / "model", trained, judged, splits, ranks(chosen, trained.classes))
+        predictor = _write(out / "model", trained, judged, splits, ranks(photos.chosen, trained.classes))
         seconds = time.time() - started
-        test = _Test(predictor, tested, out, progress)
+        test = _Test(predictor, catalog.of_split("test"), out, progress)
     except BaseException:
         if [path.name for path in out.iterdir()] == [NOTES]:  # nothing was made: the place is free again
             (out / NOTES).unlink()
@@ -150,33 +150,31 @@ def _learn(
     recipe: Recipe | FromScratch | None,
     folder: Path,
     started: float,
-) -> tuple[Catalog, Catalog, Trained, dict[str, str]]:
-    """Train in the mode that the recipe says: the catalog with its split, the photos that were learned, what came of
-    it, and the content hashes of the test photos (read before the plan is made, so that a budget knows of it)."""
+) -> tuple[Learned, Trained]:
+    """Train in the mode that the recipe says: the photos that were learned, and what came of it."""
     settings, progress = instant.settings, instant.report
     if isinstance(recipe, FromScratch):
         from fieldmark.train.scratch import train_from_scratch
 
-        found = learned(source, catalog, settings, progress)
-        chosen, groups = found.chosen, found.groups
-        tested = hashes(found.catalog.of_split("test").paths, settings.workers)
-        trained = train_from_scratch(settings, recipe, chosen, groups, folder, progress, started)
-        return found.catalog, chosen, trained, tested
+        photos = learned(source, catalog, settings, progress)
+        return photos, train_from_scratch(
+            settings, recipe, photos.chosen, photos.groups, folder, progress, started
+        )
     # PyTorch takes seconds to import where the graph must be made: photos are read meanwhile.
     with ThreadPoolExecutor(1) as aside:
         size = settings.scales[0] if settings.scales else None
         pending = aside.submit(instant.graph, size, settings.scales)
-        found = learned(source, catalog, settings, progress)
-        chosen, groups = found.chosen, found.groups
-        tested = hashes(found.catalog.of_split("test").paths, settings.workers)
+        photos = learned(source, catalog, settings, progress)
         graph = pending.result()
+    chosen, groups = photos.chosen, photos.groups
     if recipe is None:
-        return found.catalog, chosen, instant.fit(chosen, groups, graph), tested
+        return photos, instant.fit(chosen, groups, graph)
     from fieldmark.train.finetune import finetune
 
     names = ranks(chosen, chosen.classes)
-    trained = finetune(instant, recipe, chosen, groups, graph, folder, progress, started, names, found.coarse)
-    return found.catalog, chosen, trained, tested
+    return photos, finetune(
+        instant, recipe, chosen, groups, graph, folder, progress, started, names, photos.coarse
+    )
 
 
 def _write(

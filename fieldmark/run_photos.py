@@ -26,12 +26,14 @@ from fieldmark.train.tuning.coarse import Coarse
 class Learned:
     """catalog: with its split; chosen: its train and val photos that have a class [N], by content; groups: [N], photos
     of one group stay together; coarse: its train photos of which only a coarser group is known, where the method uses
-    them."""
+    them; tested: the content hashes of its test photos that can be read, by path (before the plan is made, so that a
+    budget knows of it)."""
 
     catalog: Catalog
     chosen: Catalog
     groups: np.ndarray
     coarse: Coarse
+    tested: dict[str, str]
 
 
 def learned(source: Any, catalog: Catalog, settings: Settings, progress: Callable[..., None]) -> Learned:
@@ -70,6 +72,7 @@ def learned(source: Any, catalog: Catalog, settings: Settings, progress: Callabl
             groups[coarse],
             {rank: own.column(rank) for rank in chosen.ranks()},
         ),
+        _hashes(catalog.of_split("test").paths, settings.workers),
     )
 
 
@@ -154,7 +157,7 @@ def contradictions(catalog: Catalog, content: dict[str, str]) -> list[str]:
     return [f"{what} there with several labels, such as {example}: remove the wrong ones"]
 
 
-def hashes(paths: list[str], workers: int | None) -> dict[str, str]:
+def _hashes(paths: list[str], workers: int | None) -> dict[str, str]:
     """Content hashes of the photos that can be read."""
 
     def one(path: str) -> str:

@@ -177,8 +177,22 @@ class FrozenTests(CommonTests):
                 )
                 start += width
         assert start == descriptor.shape[1]
-        seen, last = method.attention(x), method.backbone(x).maps[-1]
-        assert seen.shape == (2, *last.shape[2:]) and seen.isfinite().all() and seen.min() >= 0
+
+    @pytest.mark.parametrize("backbone", ["test_efficientnet", "test_resnet"])
+    def test_the_map_of_several_scales_is_the_sum_of_theirs(self, backbone):
+        method = self.make(backbone, 64, (48, 64, 33))
+        x, weight = images(8, 64), method.head.weight.data
+        method.head.bias.data[0] += 100  # one class is answered, whichever columns speak
+        seen, last, columns = method.attention(x), method.backbone(x).maps[-1], weight.clone()
+        assert seen.shape == (8, *last.shape[2:]) and seen.isfinite().all() and seen.min() >= 0
+        parts, maps, start = len(method.widths) // 3, [], 0
+        for number in range(3):
+            width = sum(method.widths[number * parts : (number + 1) * parts])
+            weight.zero_()[:, start : start + width] = columns[:, start : start + width]
+            maps.append(method.attention(x))
+            start += width
+        assert all(one.max() > 0 for one in maps)
+        torch.testing.assert_close(seen, sum(maps), rtol=1e-3, atol=1e-6)
 
     def test_scales_that_cannot_be(self):
         for scales in ((65,), (0,), (64, -3)):

@@ -7,7 +7,6 @@ import difflib
 import errno
 import functools
 import inspect
-import json
 import os
 import shutil
 import sys
@@ -205,24 +204,14 @@ def check_free(out: Path, *, resume: bool = False, overwrite: bool = False) -> N
         raise UsageError(f"{out} exists already: choose another --out, or --overwrite it")
 
 
-def shared(model: str, out: Path, resume: bool, **options: tuple[Any, Any]) -> dict[str, str]:
+def shared(model: str, **options: tuple[Any, Any]) -> dict[str, str]:
     """What all rows of a table share (`open_table`): the model, and in the column ``setting`` the options that change
-    answers, (value, default), where one is not the default. So --resume does not mix the answers of several.
-
-    Raises UsageError for JSON lines of another setting, as such rows may have more columns than are asked for.
-    """
+    answers, (value, default), where one is not the default. So --resume does not mix the answers of several."""
     told = ", ".join(
         name if value is True else f"{name} {value}"
         for name, (value, default) in options.items()
         if value != default
     )
-    if resume and not told and out.suffix.lower() == ".jsonl" and out.is_file():
-        with out.open(encoding="utf-8", errors="surrogateescape") as file, contextlib.suppress(ValueError):
-            row = json.loads(file.readline())
-            if isinstance(row, dict) and "setting" in row:
-                raise UsageError(
-                    f"{out} was begun with another setting ({row['setting']}): give that, or --overwrite starts anew"
-                )
     return {"model": model} | ({"setting": told} if told else {})
 
 

@@ -66,7 +66,7 @@ def embed(
     check_table(out, COLUMNS, resume=resume, overwrite=overwrite)
     catalog = read_photos(source)
     predictor = Predictor.load(model_folder(model), engine=engine, precision=precision, workers=workers)
-    same = shared(predictor.bundle.key, out, resume, precision=(precision, "f32"))
+    same = shared(predictor.bundle.key, precision=(precision, "f32"))
     with (
         open_table(out, COLUMNS, same=same, resume=resume, overwrite=overwrite) as table,
         screen.progress() as progress,

@@ -77,8 +77,6 @@ def locate(
     locator = Locator(bundle, most, threshold)
     same = shared(
         bundle.key,
-        out,
-        resume,
         most=(most, _MOST),
         threshold=(threshold, _THRESHOLD),
         masks=(masks is not None, False),

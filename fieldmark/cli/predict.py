@@ -90,7 +90,7 @@ def predict(
     if out is None:
         count, errors = _show(screen, answers(()), key, top, alone=len(paths) == 1)
     else:
-        same = shared(predictor.bundle.key, out, resume, precision=(precision, "f32"))
+        same = shared(predictor.bundle.key, precision=(precision, "f32"))
         total = len(skipped) + (len({*catalog.column(by)}) if by and catalog else len(paths))
         with (
             open_table(out, kinds, key=key, same=same, resume=resume, overwrite=overwrite) as table,

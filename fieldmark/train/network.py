@@ -165,12 +165,12 @@ class Network:
             n for n, _ in self.module.named_parameters() if n.startswith("method.backbone.") or n in known
         ]
         outside = self._beyond()
+        under = max(outside.values(), default=0)
         above = {link.name: len(self.links) - number for number, link in enumerate(self.links)}
         answer = {}
         for name in names:
             own = name.removeprefix("method.backbone.model.")
             links = [link for link in above if own.startswith(f"{link}.")]
-            under = max(outside.values(), default=0)
             answer[name] = above[max(links, key=len)] + under if links else outside.get(own, 0)
         return answer
 

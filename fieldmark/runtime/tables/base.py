@@ -55,6 +55,14 @@ class TableWriter:
         finally:
             self.close()
 
+    def _check_columns(self, names: list[str]) -> None:
+        """Raises UsageError where the table that is there has other columns."""
+        if names != list(self.columns):
+            raise UsageError(
+                f"{self.path} has other columns ({', '.join(names)[:200]}), as other options give them: "
+                "give the same ones, or --overwrite starts anew"
+            )
+
     def _key(self, row: Mapping[str, Any]) -> str:
         """The key of a row that is there already. Raises UsageError where it shares other values."""
         for name, value in self.same.items():

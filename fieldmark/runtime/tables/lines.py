@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.tables.base import Kind, TableWriter, plain, utf8
 
 
@@ -62,11 +62,15 @@ class JsonlWriter(_LineWriter):
         with self.path.open(encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield self._key(json.loads(line))
-                except (ValueError, KeyError, TypeError) as error:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict) or self.key not in row:
                     raise FieldmarkError(
                         f"{self.path}, line {number} is not a row of this table: --overwrite starts anew"
-                    ) from error
+                    )
+                self._check_columns(list(row))
+                yield self._key(row)
 
 
 class CsvWriter(_LineWriter):
@@ -89,10 +93,7 @@ class CsvWriter(_LineWriter):
             header = next(rows, None)
             if header is None:
                 return
-            if header != list(self.columns):
-                raise UsageError(
-                    f"{self.path} has other columns ({', '.join(header)[:200]}): --overwrite starts anew"
-                )
+            self._check_columns(header)
             for row in rows:
                 if len(row) != len(header):
                     raise FieldmarkError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fieldmark.runtime.cache import atomic_write
-from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.tables.base import Kind, TableWriter, mark, plain
 
 if TYPE_CHECKING:
@@ -125,9 +125,7 @@ class ParquetWriter(TableWriter):
         for path in files:
             try:
                 with pq.ParquetFile(path) as file:
-                    if file.schema_arrow.names != list(self.columns):
-                        names = ", ".join(file.schema_arrow.names)[:200]
-                        raise UsageError(f"{path} has other columns ({names}): --overwrite starts anew")
+                    self._check_columns(file.schema_arrow.names)
                     yield from file.iter_batches(PART_ROWS, columns=only)
             except pa.ArrowInvalid as error:
                 raise FieldmarkError(f"{path} is damaged: --overwrite starts anew") from error

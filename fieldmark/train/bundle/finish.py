@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -102,5 +101,13 @@ def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) ->
     method.forward = answer  # type: ignore[method-assign]
     key = hashlib.sha256(json.dumps([before.key]).encode() + data).hexdigest()[:32]
     widths = tuple(getattr(method, "widths", before.widths))
-    made: dict[str, Any] = {"path": path, "weights": weights, "key": key, "parity": exported.error}
-    return replace(before, **made, method=name, widths=widths, trained=True)
+    return replace(
+        before,
+        path=path,
+        weights=weights,
+        key=key,
+        parity=exported.error,
+        method=name,
+        widths=widths,
+        trained=True,
+    )

@@ -85,21 +85,17 @@ class Reached(NamedTuple):
 
 def newest(folder: Path) -> Reached:
     """How far the run of this folder came."""
-    for number in sorted(_numbers(folder, "phase-"), reverse=True):
+    begun = (int(path.name.removeprefix("phase-")) for path in folder.glob("phase-*"))
+    for number in sorted(begun, reverse=True):
         if (saved := checkpoint.newest(folder / f"phase-{number}")) is not None:
             break
     else:
         return Reached()
     phase = int(saved.state["phase"])
-    if (
-        end := checkpoint.newest(folder / f"after-{phase + 1}")
-    ) is not None:  # the next one had no checkpoint yet
+    end = checkpoint.newest(folder / f"after-{phase + 1}")
+    if end is not None:  # the next one had no checkpoint yet
         return Reached(phase + 1, None, float(end.state["spent"]))
     return Reached(phase, saved, float(saved.state["spent"]))
-
-
-def _numbers(folder: Path, name: str) -> list[int]:
-    return [int(path.name.removeprefix(name)) for path in folder.glob(f"{name}*")]
 
 
 def keep_end(folder: Path, number: int, network: Network, outcome: Outcome, spent: float) -> None:
