@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fieldmark.train.trained import Trained
 
 NOTES, CURVE, OUT_OF_FOLD = "run.json", "curve.csv", "out_of_fold.parquet"
+PROTOTYPES = "prototypes.csv"
 VERSIONS = ("numpy", "pillow", "openvino", "onnxruntime", "torch", "timm")
 
 
@@ -81,13 +82,15 @@ def data_hash(content: Mapping[str, str]) -> str:
 
 
 def write_training(out: Path, trained: Trained) -> None:
-    """Write what training by steps adds: curve.csv and, after cross-validation, out_of_fold.parquet."""
-    if trained.curve:
-        names = dict.fromkeys(name for row in trained.curve for name in row)
-        with (out / CURVE).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(names))
-            writer.writeheader()
-            writer.writerows(trained.curve)
+    """Write what training by steps adds: curve.csv, what prototypes are and, after cross-validation,
+    out_of_fold.parquet."""
+    for name, rows in ((CURVE, trained.curve), (PROTOTYPES, trained.prototypes)):
+        if rows:
+            columns = dict.fromkeys(column for row in rows for column in row)
+            with (out / name).open("w", encoding="utf-8", newline="", errors="surrogateescape") as file:
+                writer = csv.DictWriter(file, list(columns))
+                writer.writeheader()
+                writer.writerows(rows)
     if trained.out_of_fold is not None:
         import pyarrow.parquet as pq
 
@@ -154,5 +157,6 @@ def write_run_report(
         skipped=skipped,
         warnings=details["warnings"],
         train_examples=examples,
+        prototypes=trained.prototypes,
         seconds={"training": summary["seconds"], "evaluation": summary["seconds_evaluate"] or 0.0},
     )

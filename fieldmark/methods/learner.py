@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fieldmark.losses.combine import Criterion
 from fieldmark.methods.task import Batch
+from fieldmark.nn.prototypes import Patches
 
 #: All photos that are learned, a view of each, batch by batch: (x, labels).
 Photos = Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -87,6 +88,13 @@ class Learner(nn.Module):
 
     def stepped(self) -> None:
         """Called after each optimiser step: a method may bring its weights back to what they must be."""
+
+    def patches(self, photos: Photos) -> Patches | None:
+        """What its prototypes are, where it has some: patches of photos. Column d of the head is prototype d's.
+
+        photos: some of those that it learned from, the first of them, as they are; it may leave them unread.
+        """
+        return None
 
     def add_head(self, classes: int, embedding: int, rank: int | None = None) -> Any:
         """Make the head and the projection."""

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from fieldmark.losses.combine import Criterion
 from fieldmark.methods import Card, base
 from fieldmark.methods.base import Method
+from fieldmark.methods.learner import Photos
 from fieldmark.methods.task import Batch
 from fieldmark.nn.backbone import Backbone, Features
+from fieldmark.nn.prototypes import Most, Patches
 
 CARD = Card(
     cls="PIPNet",
@@ -33,6 +35,8 @@ SHARP = 4.0
 GAIN = 16.0
 FIRST = (1 / GAIN, 0.1 / GAIN)
 _EPSILON = 1e-7
+#: Photos that show a prototype.
+SHOWN = 3
 
 
 def align(one: Tensor, other: Tensor) -> Tensor:
@@ -140,6 +144,14 @@ class PIPNet(Method):
         """Also ``attention`` [B, D, h, w]: where each prototype is, at the first scale."""
         seen = self.presence(self.backbone(self.resamplers[0](images)))
         return {**super().features(images), "attention": seen}
+
+    @torch.no_grad()
+    def patches(self, photos: Photos) -> Patches:
+        """The photos in which each prototype is most present."""
+        most = Most(SHOWN, self.options.least)
+        for x, _ in photos():
+            most.see(self.presence(self.backbone(x)))
+        return most.patches()
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:

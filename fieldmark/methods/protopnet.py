@@ -12,7 +12,7 @@ from fieldmark.methods.base import MOST_ENTRIES, Method
 from fieldmark.methods.learner import Photos
 from fieldmark.methods.task import Batch
 from fieldmark.nn.backbone import Backbone, Features
-from fieldmark.nn.prototypes import Cheapest, Prototypes, cluster_and_separation, similarity
+from fieldmark.nn.prototypes import Cheapest, Patches, Prototypes, cluster_and_separation, similarity
 from fieldmark.runtime.errors import FieldmarkError
 
 CARD = Card(
@@ -110,6 +110,16 @@ class ProtoPNet(Method):
                 cost = torch.rand(cost.shape, generator=chance).to(cost.device)
             found.see(patches, labels, cost)
         self.prototypes.push(found, stay=phase > 0)
+
+    def patches(self, photos: Photos) -> Patches | None:
+        """Those that the prototypes were put on; none before the last layer learns, for they move until then."""
+        own = self.prototypes
+        put = (own.place[:, 0] >= 0) & (own.settled > 0.5)
+        if not put.any():
+            return None
+        height, width = self.backbone.grid
+        number, place = put.nonzero()[:, 0], own.place[put]
+        return Patches(number, place[:, 0].long(), place[:, 1:], (1 / height, 1 / width))
 
     def training_step(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         nearest = self.distances(self.backbone(batch.x)).amin((2, 3))

@@ -41,9 +41,8 @@ class Backbone(nn.Module):
     """A timm model without its classifier, for square images of ``size`` pixels.
 
     size: default is the trained one, or 320 px where the network takes any size and was trained at less.
-    native: side it was trained at; fixed: is that the
-    only one? channels: of each stage's map; strides: input pixels per position;
-    embedding: width F; width: of ``Features.last``.
+    native: side it was trained at; fixed: is that the only one? channels: of each stage's map; strides: input pixels
+    per position; embedding: width F; width, grid: channels and positions (down, across) of ``Features.last``.
     Raises FieldmarkError in a line for an unknown model, weights that do not fit, or a size it cannot take.
     """
 
@@ -69,6 +68,7 @@ class Backbone(nn.Module):
         self.channels = [m.shape[1] for m in probe.maps]
         self.strides = [self.size // m.shape[2] for m in probe.maps]
         self.embedding, self.width = probe.embedding.shape[1], probe.last.shape[1]
+        self.grid = probe.last.shape[2], probe.last.shape[3]
 
     def forward(self, images: Tensor) -> Features:
         """images: [B, 3, H, W], normalised as `preprocess` says."""

@@ -6,6 +6,8 @@ A patch is the vector of one position of a map.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,51 @@ def cluster_and_separation(distance: Tensor, owner: Tensor, labels: Tensor) -> t
     own = labels[:, None] == owner
     far = torch.finfo(distance.dtype).max
     return distance.masked_fill(~own, far).amin(1).mean(), distance.masked_fill(own, far).amin(1).mean()
+
+
+class Patches(NamedTuple):
+    """Patches of photos that show what prototypes are.
+
+    prototype, photo: [K] numbers; centre: [K, 2] down and across, as shares of the sides of the picture that the
+    network was given of the photo; side: of a patch, height and width, as such shares.
+    """
+
+    prototype: Tensor
+    photo: Tensor
+    centre: Tensor
+    side: tuple[float, float]
+
+
+class Most:
+    """For every prototype the ``keep`` photos in which it is most present, by 0 at least ``least``, and where."""
+
+    def __init__(self, keep: int, least: float = 0.0):
+        self.keep, self.least = keep, least
+        self.seen = 0
+        self.rows: list[Tensor] = []
+        self.shape = (1, 1)
+
+    @torch.no_grad()
+    def see(self, presence: Tensor) -> None:
+        """The next photos: [B, P, H, W]."""
+        batch, many = presence.shape[:2]
+        self.shape = presence.shape[2], presence.shape[3]
+        value, at = presence.flatten(2).max(2)
+        photo = torch.arange(self.seen, self.seen + batch).to(value)[:, None].expand(batch, many)
+        self.rows.append(torch.stack([value, photo, at.to(value)]))
+        value, photo, at = torch.cat(self.rows, 1)  # [n, P] each
+        best = value.topk(min(self.keep, len(value)), 0).indices
+        self.rows = [torch.stack([one.gather(0, best) for one in (value, photo, at)])]
+        self.seen += batch
+
+    def patches(self) -> Patches:
+        value, photo, at = self.rows[0].transpose(1, 2).flatten(1).double()
+        number = torch.arange(len(value)) // self.rows[0].shape[1]
+        there = (value >= self.least).cpu()
+        height, width = self.shape
+        at = at.long()
+        centre = torch.stack([(at // width + 0.5) / height, (at % width + 0.5) / width], 1)
+        return Patches(number[there], photo.long().cpu()[there], centre.cpu()[there], (1 / height, 1 / width))
 
 
 class Prototypes(nn.Module):

@@ -13,8 +13,8 @@ from typing import Any
 from markupsafe import Markup, escape
 
 import fieldmark
-from fieldmark.report import curves
-from fieldmark.report.pictures import Pictures
+from fieldmark.report import curves, sections
+from fieldmark.report.pictures import Pictures, Wanted
 from fieldmark.report.sections import evaluated, flat, large_photos, splits
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.results import Evaluation, Skipped
@@ -51,6 +51,7 @@ def write_report(
     skipped: Sequence[Skipped] = (),
     warnings: Sequence[str] = (),
     train_examples: Mapping[str, Sequence[str]] | None = None,
+    prototypes: Sequence[Mapping[str, Any]] = (),
     thumbnails: bool = True,
     judged: Evaluation | None = None,
     how: str = "out of fold",
@@ -68,6 +69,7 @@ def write_report(
     {split: {class: photos}}. ``settings``: shown as a table, nested mappings joined by dots. ``seconds``: {what:
     how long it took}, shown with the headline numbers. ``train_examples``: photos of each class to lay beside
     mistakes; their paths, like those of the evaluation, are taken from ``root`` where given.
+    ``prototypes``: rows of prototypes.csv.
     ``thumbnails=False`` keeps every picture out of the page.
 
     Raises FieldmarkError where the page cannot be written.
@@ -96,11 +98,14 @@ def write_report(
         "LARGE": LARGE,
         "SMALL": SMALL,
     }
-    wanted: list[tuple[str, int]] = []
+    wanted: list[Wanted] = []
     if shown is not None:
         context |= evaluated(shown, data, train_examples or {})
         faces = [row["face"] for row in context["classes"] if row["face"]][:FACES]
-        wanted = [(photo, LARGE) for photo in large_photos(context)] + [(face, SMALL) for face in faces]
+        wanted = [(photo, LARGE, None) for photo in large_photos(context)]
+        wanted += [(face, SMALL, None) for face in faces]
+    context["prototypes"] = shown_prototypes = sections.prototypes(prototypes)
+    wanted += [(row["path"], SMALL, row["box"]) for one in shown_prototypes for row in one["rows"]]
     context["picture"] = Pictures(wanted if thumbnails else [], root).uri
     target = Path(path)
     try:

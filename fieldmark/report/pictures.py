@@ -10,40 +10,54 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from fieldmark.runtime import image
 from fieldmark.runtime.errors import ImageError
-from fieldmark.runtime.image import load
 
+#: Left, top, right, bottom in pixels of the upright photo.
+Box = tuple[int, int, int, int]
+#: Path, side in pixels, and what is cut out of the photo (None: all of it).
+Wanted = tuple[str, int, Box | None]
 #: At most so many thumbnails, and so many bytes of them, are put into a page.
 LIMIT = 400
 BUDGET = 2_200_000
 
 
 class Pictures:
-    """The thumbnails of a page, by path and side in pixels; what is wanted first is kept first."""
+    """The thumbnails of a page, by path, side in pixels and what is cut out of the photo; what is wanted first is
+    kept first."""
 
-    def __init__(self, wanted: Iterable[tuple[str, int]], root: Path | None = None) -> None:
+    def __init__(self, wanted: Iterable[Wanted], root: Path | None = None) -> None:
         keys = list(dict.fromkeys(wanted))[:LIMIT]
-        self._uris: dict[tuple[str, int], str] = {}
+        self._uris: dict[Wanted, str] = {}
         with ThreadPoolExecutor() as pool:
-            made = pool.map(lambda key: thumbnail(root / key[0] if root else Path(key[0]), key[1]), keys)
+            made = pool.map(lambda key: thumbnail(root / key[0] if root else Path(key[0]), *key[1:]), keys)
             room = BUDGET
             for key, data in zip(keys, made, strict=True):
                 room -= len(data or b"")
                 if data and room >= 0:
                     self._uris[key] = "data:image/webp;base64," + base64.b64encode(data).decode()
 
-    def uri(self, path: str, side: int) -> str | None:
+    def uri(self, path: str, side: int, box: Box | None = None) -> str | None:
         """None where the photo could not be read or the page was full."""
-        return self._uris.get((path, side))
+        return self._uris.get((path, side, box))
 
 
-def thumbnail(path: Path, side: int) -> bytes | None:
-    """The middle square of a photo as a WebP of ``side`` pixels; None where it cannot be read."""
+def thumbnail(path: Path, side: int, box: Box | None = None) -> bytes | None:
+    """The middle square of a photo, or of a box in it, as a WebP of ``side`` pixels; None where it cannot be read."""
     try:
-        photo = load(path, min_side=side)
+        data = image.read(path)
+        photo = image.decode(data, side if box is None else _enough(image.size(data), side, box))
+        if box:
+            scale = photo.width / image.size(data)[0]
+            photo = photo.crop(tuple(round(place * scale) for place in box))  # type: ignore[arg-type]
     except ImageError:
         return None
     square = ImageOps.fit(photo, (side, side), Image.Resampling.BICUBIC)
-    data = BytesIO()
-    square.save(data, "WEBP", quality=70, method=2)
-    return data.getvalue()
+    file = BytesIO()
+    square.save(file, "WEBP", quality=70, method=2)
+    return file.getvalue()
+
+
+def _enough(size: tuple[int, int], side: int, box: Box) -> int:
+    """Pixels that the shorter side of a photo must keep, so that a box in it has as many as are shown."""
+    return -(-side * min(size) // max(1, min(box[2] - box[0], box[3] - box[1])))

@@ -18,6 +18,7 @@ from fieldmark.runtime.results import Evaluation
 
 PAIRS, EXAMPLES = 10, 3  # confused pairs, and photos of each class (and of each mistake) in one
 WRONG, BEST = 24, 12  # photos in the two galleries
+PATCHES, SHOWN = 6, 24  # patches of a class's prototypes, and classes that show them
 MATRIX = 400  # classes in the matrix
 ZOOM, ZOOM_FROM = 14, 26  # classes in its enlarged block, and classes from which on there is one
 
@@ -73,6 +74,17 @@ def large_photos(context: Mapping[str, Any]) -> list[str]:
     for pair in context["pairs"]:
         paths += [row["path"] for row in pair["mistakes"]] + pair["examples_a"] + pair["examples_b"]
     return paths + [row["path"] for row in context["wrong"] + context["best"]]
+
+
+def prototypes(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The prototypes that speak most for each class, as patches of photos. rows: of prototypes.csv."""
+    by_class: dict[str, list[Row]] = {}
+    for row in rows:
+        own = by_class.setdefault(str(row["label"]), [])
+        if len(own) < PATCHES:
+            x, y, w, h = (int(row[name]) for name in "xywh")
+            own.append({**row, "box": (x, y, x + w, y + h)})
+    return [{"label": label, "rows": own} for label, own in list(by_class.items())[:SHOWN]]
 
 
 def splits(data: Counts) -> list[Row]:

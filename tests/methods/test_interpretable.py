@@ -79,6 +79,23 @@ class TestProtoPNet(TrainedTests):
             z = method.describe(x)
         assert z.amax(0).min() > 9, "each prototype is in some photo, as it is"
 
+    def test_its_patches_are_where_the_prototypes_were_put(self):
+        method: Any = self.network("test_efficientnet").method
+        x, y = self.batch(8)
+        method.prepare(0, lambda: iter([(x, y)]))
+        assert method.patches(list) is None, "they move until the last layer learns"
+        method.prepare(1, lambda: iter([(x, y)]))
+        found = method.patches(list)
+        with torch.inference_mode():
+            maps = method.reduce(method.backbone(x).last)
+        height, width = maps.shape[2:]
+        assert found.side == (1 / height, 1 / width) and found.prototype.tolist() == list(range(12))
+        for number, photo, (down, across) in zip(
+            found.prototype, found.photo, found.centre.tolist(), strict=True
+        ):
+            patch = maps[photo, :, int(down * height), int(across * width)]
+            torch.testing.assert_close(method.prototypes.patches[number], patch, rtol=1e-4, atol=1e-5)
+
     def test_attention_is_of_the_answers_prototypes(self):
         method: Any = self.make("test_resnet", 64)
         x = images(2, 64)
@@ -191,3 +208,22 @@ class TestPIPNet(TrainedTests):
             torch.testing.assert_close(features["attention"].sum(1), torch.ones(2, 2, 2))
             seen = features["attention"].amax((2, 3))
         torch.testing.assert_close(features["descriptor"], 16 * torch.where(seen < 0.1, 0.0, seen))
+
+    def test_its_patches_are_where_prototypes_are_most_present(self):
+        made = methods.get("pipnet")(backbone_of("test_resnet", 64), (), TASK, {"least": 0.2})
+        method: Any = made.eval()
+        x, y = images(7, 64), torch.zeros(7, dtype=torch.long)
+        found = method.patches(lambda: iter([(x[:4], y[:4]), (x[4:], y[4:])]))
+        with torch.inference_mode():
+            seen = method.presence(method.backbone(x))
+        height, width = seen.shape[2:]
+        expected = set()
+        for d in range(seen.shape[1]):
+            most = sorted(((float(seen[b, d].max()), b) for b in range(7)), reverse=True)[:3]
+            for value, b in most:
+                if value >= 0.2:
+                    place = int(seen[b, d].argmax())
+                    expected.add((d, b, place // width, place % width))
+        centre = (found.centre * torch.tensor([height, width])).floor().int().tolist()
+        rows = zip(found.prototype.tolist(), found.photo.tolist(), centre, strict=True)
+        assert {(d, b, *place) for d, b, place in rows} == expected and expected

@@ -204,6 +204,21 @@ def test_without_a_test_split(tmp_path):
     assert "No numbers yet" in neither.text and "train" in neither.text
 
 
+def test_prototypes_are_cut_out_of_their_photos(tmp_path):
+    photo = Image.new("RGB", (900, 600), "red")
+    photo.paste("blue", (600, 100, 750, 250))
+    photo.save(tmp_path / "a.jpg", quality=95)
+    own = {"prototype": 3, "label": "b <i>", "weight": 1.0, "path": "a.jpg"}
+    rows = [own | {"x": 600, "y": 100, "w": 150, "h": 150}, own | {"x": 0, "y": 0, "w": 150, "h": 150}]
+    page = report(tmp_path, None, root=tmp_path, prototypes=rows)
+    assert "What it compares photos with" in page.text and "b <i>" in page.text
+    blue, red = (Image.open(BytesIO(base64.b64decode(one["src"].split(",")[1]))) for one in page.all("img"))
+    assert blue.size == red.size == (80, 80)
+    assert blue.getpixel((40, 40))[2] > 200 > 50 > blue.getpixel((40, 40))[0]
+    assert red.getpixel((40, 40))[0] > 200 > 50 > red.getpixel((40, 40))[2]
+    assert "What it compares" not in report(tmp_path, None).text
+
+
 def test_thumbnails_carry_no_metadata_and_stand_upright(tmp_path):
     photo = Image.new("RGB", (300, 200), "red")
     photo.paste("blue", (0, 0, 300, 100))

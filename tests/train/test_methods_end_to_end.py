@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fieldmark import Recognizer
 from fieldmark.evaluate.boxes import iou
@@ -58,6 +59,31 @@ def test_what_is_trained_is_what_answers(method: str, table: Path, tmp_path: Pat
     p = torch.softmax(logits / bundle.section.decision.temperature, 1).numpy()
     differ = np.abs(p - recognizer.predict_proba(photos)).max(1)
     assert np.median(differ) < 1e-3
+
+
+@pytest.mark.parametrize("method", ["protopnet", "pipnet"])
+def test_what_prototypes_are_is_told(method: str, table: Path, tmp_path: Path) -> None:
+    Recognizer(method=method, floor=False, **FLAGS).fit(table, out=tmp_path / "run")
+    network: Any = restore(Bundle(tmp_path / "run/model"))
+    rows = list(csv.DictReader((tmp_path / "run/prototypes.csv").open(newline="")))
+    labels, splits = {}, {}
+    for row in csv.DictReader((tmp_path / "run/split.csv").open(newline="")):
+        labels[row["path"]], splits[row["path"]] = row["label"], row["split"]
+    names = sorted(set(labels.values()))
+    for row in rows:
+        number, label = int(row["prototype"]), names.index(row["label"])
+        weight = network.head.weight[:, number]
+        assert int(weight.argmax()) == label and float(row["weight"]) == pytest.approx(
+            float(weight[label]), abs=1e-3
+        )
+        assert splits[row["path"]] != "test"
+        with Image.open(row["path"]) as photo:
+            x, y, w, h = (int(row[name]) for name in "xywh")
+            assert 0 <= x < x + w <= photo.width and 0 <= y < y + h <= photo.height
+    if method == "protopnet":
+        own = [names[int(network.prototypes.owner[int(row["prototype"])])] for row in rows]
+        assert own == [labels[row["path"]] for row in rows] and len(rows) == 40
+    assert "What it compares photos with" in (tmp_path / "run/report.html").read_text(encoding="utf-8")
 
 
 def test_a_class_is_added_to_any(table: Path, tmp_path: Path, photo_folder: Path) -> None:
