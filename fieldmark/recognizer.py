@@ -7,6 +7,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,10 @@ class Recognizer:
             "warnings": self.warnings,
             "split": "all",
         }
+        if find_spec("timm"):  # else the page does not show where it looks
+            from fieldmark.explain.attention import in_middles
+
+            content["look"] = partial(in_middles, self.predictor.bundle)
         if evaluation is self._judged[0]:
             content |= {"skipped": self.skipped, "split": self._judged[1]}
         return write_report(path, evaluation=evaluation, **{**content, **more})

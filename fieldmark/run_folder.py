@@ -11,12 +11,13 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fieldmark
-from fieldmark.runtime.bundle import GRAPH
+from fieldmark.runtime.bundle import GRAPH, Bundle
 from fieldmark.runtime.cache import atomic_write
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.results import Evaluation, Skipped
@@ -118,6 +119,7 @@ def write_run_report(
     skipped: list[Skipped],
 ) -> None:
     """Write report.html. judged: by `Trained.judged`."""
+    from fieldmark.explain.attention import in_middles
     from fieldmark.report.page import write_report
 
     data: dict[str, Counter[str]] = {}
@@ -158,5 +160,6 @@ def write_run_report(
         warnings=details["warnings"],
         train_examples=examples,
         prototypes=trained.prototypes,
+        look=partial(in_middles, Bundle(out / "model")),
         seconds={"training": summary["seconds"], "evaluation": summary["seconds_evaluate"] or 0.0},
     )

@@ -5,20 +5,22 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup, escape
 
 import fieldmark
 from fieldmark.report import curves, sections
-from fieldmark.report.pictures import Pictures, Wanted
-from fieldmark.report.sections import evaluated, flat, large_photos, splits
+from fieldmark.report.pictures import Pictures, Wanted, mask
+from fieldmark.report.sections import answered_photos, evaluated, flat, large_photos, splits
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.results import Evaluation, Skipped
 
+Look = Callable[[Sequence[str]], Mapping[str, np.ndarray]]
 LARGE, SMALL = 160, 80  # sides of thumbnails, in pixels (shown at about half of that)
 FACES = 200  # classes that get a small picture in the table
 LISTED = 200  # skipped photos that are listed by name
@@ -60,6 +62,7 @@ def write_report(
     seconds: Mapping[str, float] | None = None,
     root: Path | None = None,
     split: str = "test",
+    look: Look | None = None,
 ) -> Path:
     """Write the page and return its path.
 
@@ -69,7 +72,8 @@ def write_report(
     {split: {class: photos}}. ``settings``: shown as a table, nested mappings joined by dots. ``seconds``: {what:
     how long it took}, shown with the headline numbers. ``train_examples``: photos of each class to lay beside
     mistakes; their paths, like those of the evaluation, are taken from ``root`` where given.
-    ``prototypes``: rows of prototypes.csv.
+    ``prototypes``: rows of prototypes.csv. ``look``: paths -> where the model looked in the photos' middle squares
+    [h, w], 0 to 1 (`fieldmark.explain.attention.in_middles`).
     ``thumbnails=False`` keeps every picture out of the page.
 
     Raises FieldmarkError where the page cannot be written.
@@ -99,11 +103,16 @@ def write_report(
         "SMALL": SMALL,
     }
     wanted: list[Wanted] = []
+    masks: dict[str, str] = {}
     if shown is not None:
         context |= evaluated(shown, data, train_examples or {})
         faces = [row["face"] for row in context["classes"] if row["face"]][:FACES]
         wanted = [(photo, LARGE, None) for photo in large_photos(context)]
         wanted += [(face, SMALL, None) for face in faces]
+        if look and thumbnails:
+            masks = _masks(look, answered_photos(context), root, context["warnings"])
+    context["mask"] = masks.get
+    context["has_masks"] = bool(masks)
     context["prototypes"] = shown_prototypes = sections.prototypes(prototypes)
     wanted += [(row["path"], SMALL, row["box"]) for one in shown_prototypes for row in one["rows"]]
     context["picture"] = Pictures(wanted if thumbnails else [], root).uri
@@ -113,6 +122,16 @@ def write_report(
     except OSError as error:
         raise FieldmarkError(f"{target}: cannot write the report ({error.strerror or error})") from None
     return target
+
+
+def _masks(look: Look, paths: list[str], root: Path | None, warnings: list[str]) -> dict[str, str]:
+    """Path -> what dims its thumbnail but where the model looked. What goes wrong is a warning on the page."""
+    full = {str(root / path) if root else path: path for path in paths}
+    try:
+        return {full[path]: mask(heat) for path, heat in look(list(full)).items()}
+    except (FieldmarkError, RuntimeError) as error:  # torch's errors, such as too little memory
+        warnings.append(f"where the model looks cannot be shown: {' '.join(str(error).split())[:200]}")
+        return {}
 
 
 def _render(context: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from fieldmark.runtime import image
@@ -17,6 +18,8 @@ from fieldmark.runtime.errors import ImageError
 Box = tuple[int, int, int, int]
 #: Path, side in pixels, and what is cut out of the photo (None: all of it).
 Wanted = tuple[str, int, Box | None]
+#: How dark a photo is where a model did not look.
+DIMMED = 0.72
 #: At most so many thumbnails, and so many bytes of them, are put into a page.
 LIMIT = 400
 BUDGET = 2_200_000
@@ -56,6 +59,14 @@ def thumbnail(path: Path, side: int, box: Box | None = None) -> bytes | None:
     file = BytesIO()
     square.save(file, "WEBP", quality=70, method=2)
     return file.getvalue()
+
+
+def mask(heat: np.ndarray) -> str:
+    """What lies over a photo so that only the places a model looked at are light: a data URI. heat: [h, w], 0 to 1."""
+    alpha = Image.fromarray((255 * DIMMED * (1 - heat.clip(0, 1))).astype(np.uint8))
+    file = BytesIO()
+    Image.merge("LA", (Image.new("L", alpha.size), alpha)).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _enough(size: tuple[int, int], side: int, box: Box) -> int:

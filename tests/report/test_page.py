@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,6 +203,38 @@ def test_without_a_test_split(tmp_path):
     assert "Out of fold" in both.text and f"{100 * folds.top1:.1f}%" in both.text
     neither = report(tmp_path, None, data={"train": {"a": 3, "b": 1}})
     assert "No numbers yet" in neither.text and "train" in neither.text
+
+
+def test_photos_are_dimmed_where_the_model_did_not_look(tmp_path, photo_folder):
+    photos = [str(path.relative_to(photo_folder)) for path in sorted(photo_folder.rglob("*.jpg"))][:4]
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 1] = 1.0
+    asked = []
+
+    def look(paths):
+        asked.extend(paths)
+        return {paths[0]: heat}
+
+    shown = made_up(["a", "b"], n=4, paths=photos, accuracy=0.0)
+    page = report(tmp_path, shown, root=photo_folder, look=look)
+    masks = [one for one in page.all("img") if one.get("class") == "mask"]
+    assert masks and len({one["src"] for one in masks}) == 1 and all(one["alt"] == "" for one in masks)
+    assert sorted(asked) == [str(photo_folder / path) for path in photos], "each once"
+    alpha = np.asarray(Image.open(BytesIO(base64.b64decode(masks[0]["src"].split(",")[1]))))[..., 1]
+    assert alpha[0, 1] == 0 and (np.delete(alpha.ravel(), 1) > 150).all()
+    assert "Light is where the model looked" in page.text
+    first = Path(asked[0]).name
+    dimmed = re.findall(r'title="([^"]+)" loading="lazy"><img class="mask"', page.source)
+    assert {Path(path).name for path in dimmed} == {first}
+    without = report(tmp_path, shown, root=photo_folder, look=lambda paths: {})
+    assert "Light is where" not in without.text and "mask" not in [o.get("class") for o in without.all("img")]
+
+    def broken(paths):
+        raise RuntimeError("not enough memory:\n tried to allocate")
+
+    told = report(tmp_path, shown, root=photo_folder, look=broken, warnings=["one"])
+    assert "where the model looks cannot be shown: not enough memory: tried to allocate" in told.text
+    report(tmp_path, shown, root=photo_folder, look=broken, thumbnails=False)
 
 
 def test_prototypes_are_cut_out_of_their_photos(tmp_path):

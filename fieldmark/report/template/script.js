@@ -8,6 +8,7 @@
     document.querySelectorAll(".heat").forEach(heat);
     document.querySelectorAll("table.sortable").forEach(sortable);
     search();
+    undim();
   });
 
   function theme() {
@@ -73,6 +74,15 @@
       const box = svg.getBoundingClientRect(), scale = box.width / svg.viewBox.baseVal.width;
       show(box.left + (origin + (column + 1) * cell) * scale, box.top + (origin + (row + 1) * cell) * scale);
     });
+  }
+
+  // Photos without what dims them where the model did not look.
+  function undim() {
+    const buttons = [...document.querySelectorAll(".undim")];
+    buttons.forEach((button) => button.addEventListener("click", () => {
+      const bare = page.classList.toggle("bare");
+      buttons.forEach((one) => one.setAttribute("aria-pressed", bare));
+    }));
   }
 
   function sortable(table) {
