@@ -135,10 +135,10 @@ def train(
         trained.judged.how.replace(" ", "_"): {"top1": judged.top1, "nll": judged.nll, "ece": judged.ece},
         "warnings": warnings,
     }
+    write_notes(out, details)
     if report:
         progress("writing the report", 0, None)
         write_run_report(out, catalog, trained, test.result, judged, details, skipped)
-    write_notes(out, details)
     shutil.rmtree(folder, ignore_errors=True)
     return Run(summary, skipped, warnings)
 

@@ -59,7 +59,8 @@ class Patches(NamedTuple):
 
 
 class Most:
-    """For every prototype the ``keep`` photos in which it is most present, by 0 at least ``least``, and where."""
+    """For every prototype the ``keep`` photos in which it is most present, and where; only where it is present by
+    ``least`` or more."""
 
     def __init__(self, keep: int, least: float = 0.0):
         self.keep, self.least = keep, least

@@ -106,16 +106,20 @@ def write_report(
     masks: dict[str, str] = {}
     if shown is not None:
         context |= evaluated(shown, data, train_examples or {})
-        faces = [row["face"] for row in context["classes"] if row["face"]][:FACES]
         wanted = [(photo, LARGE, None) for photo in large_photos(context)]
-        wanted += [(face, SMALL, None) for face in faces]
-        if look and thumbnails:
+        # Answers out of fold are those of other models.
+        if look and thumbnails and (evaluation is not None or how != "out of fold"):
             masks = _masks(look, answered_photos(context), root, context["warnings"])
     context["mask"] = masks.get
     context["has_masks"] = bool(masks)
-    context["prototypes"] = shown_prototypes = sections.prototypes(prototypes)
-    wanted += [(row["path"], SMALL, row["box"]) for one in shown_prototypes for row in one["rows"]]
-    context["picture"] = Pictures(wanted if thumbnails else [], root).uri
+    patches = sections.prototypes(prototypes)
+    wanted += [(row["path"], SMALL, row["box"]) for one in patches for row in one["rows"]]
+    if shown is not None:
+        wanted += [(row["face"], SMALL, None) for row in context["classes"][:FACES] if row["face"]]
+    context["picture"] = picture = Pictures(wanted if thumbnails else [], root).uri
+    for one in patches:
+        one["rows"] = [row for row in one["rows"] if picture(row["path"], SMALL, row["box"])]
+    context["prototypes"] = [one for one in patches if one["rows"]]
     target = Path(path)
     try:
         target.write_text(_render(context), encoding="utf-8", errors="replace", newline="\n")
@@ -129,7 +133,12 @@ def _masks(look: Look, paths: list[str], root: Path | None, warnings: list[str])
     full = {str(root / path) if root else path: path for path in paths}
     try:
         return {full[path]: mask(heat) for path, heat in look(list(full)).items()}
-    except (FieldmarkError, RuntimeError) as error:  # torch's errors, such as too little memory
+    except (
+        FieldmarkError,
+        ImportError,
+        MemoryError,
+        RuntimeError,
+    ) as error:  # torch lacks memory, or is not whole
         warnings.append(f"where the model looks cannot be shown: {' '.join(str(error).split())[:200]}")
         return {}
 

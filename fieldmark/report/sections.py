@@ -18,7 +18,6 @@ from fieldmark.runtime.results import Evaluation
 
 PAIRS, EXAMPLES = 10, 3  # confused pairs, and photos of each class (and of each mistake) in one
 WRONG, BEST = 24, 12  # photos in the two galleries
-LIT = 64  # photos in which the page shows where the model looked
 PATCHES, SHOWN = 6, 24  # patches of a class's prototypes, and classes that show them
 MATRIX = 400  # classes in the matrix
 ZOOM, ZOOM_FROM = 14, 26  # classes in its enlarged block, and classes from which on there is one
@@ -80,7 +79,7 @@ def large_photos(context: Mapping[str, Any]) -> list[str]:
 def answered_photos(context: Mapping[str, Any]) -> list[str]:
     """Paths of the photos of a page whose answers are shown, what matters most first."""
     rows = [row for pair in context["pairs"] for row in pair["mistakes"]]
-    return list(dict.fromkeys(row["path"] for row in rows + context["wrong"] + context["best"]))[:LIT]
+    return list(dict.fromkeys(row["path"] for row in rows + context["wrong"] + context["best"]))
 
 
 def prototypes(rows: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,13 +12,15 @@ import torch
 
 from fieldmark import methods
 from fieldmark.data.boxes import Boxes
+from fieldmark.methods.base import Method
 from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
-from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.runtime.errors import FieldmarkError, ImageError, UsageError
 from fieldmark.train import loggers, processes
+from fieldmark.train.bundle.prototypes import prototypes
 from fieldmark.train.held_out import hold_out
-from fieldmark.train.instant import Instant
+from fieldmark.train.instant import Instant, Looked
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained
@@ -26,6 +29,9 @@ from fieldmark.train.tuning.coarse import Coarse, Ranks
 from fieldmark.train.tuning.cross_validation import cross_validate, first_share
 from fieldmark.train.tuning.material import known_boxes
 from fieldmark.train.tuning.tuner import Finetune
+
+#: Share of a budget in which photos may be looked through for what prototypes are.
+SHOWING = 0.01
 
 
 def finetune(
@@ -62,9 +68,22 @@ def finetune(
         share = first_share(recipe, watch.spent)
         run = Finetune(instant, share, folder, watch, progress, accelerator, logger, ranks, known, coarse)
         trained = run.fit(looked, held)
+        if run.method is not None and accelerator.is_main_process:
+            _show_prototypes(run.method, trained, looked, ~held, recipe.budget)
     if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
         cross_validate(run, recipe, looked, trained)
     return trained
+
+
+def _show_prototypes(
+    method: Method, trained: Trained, looked: Looked, learned: np.ndarray, budget: float | None
+) -> None:
+    """Tell what the prototypes are, where the method has some. learned: [N] bool."""
+    rows, time = np.flatnonzero(learned), math.inf if budget is None else SHOWING * budget
+    try:
+        trained.prototypes = prototypes(method, looked, rows, time, trained.settings.workers)
+    except ImageError as error:
+        trained.warnings.append(f"what the prototypes are is not told: {error}")
 
 
 def _boxes(catalog: Catalog, card: methods.Card) -> dict[str, Boxes] | None:

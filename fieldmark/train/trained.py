@@ -50,7 +50,7 @@ class Trained:
     -> content hash of those that taught beside them by a coarser group alone; network: what the method was made with,
     beside its backbone; seconds: by what they were spent on; tried: what was compared on the way; chosen: settings that
     were found; curve: a row an evaluation; cross_validation: of `by_fold`, out_of_fold: answers to all photos by models
-    that did not see them, where such models were trained; prototypes: a row a patch of a photo that shows one; serves:
+    that did not see them, where such models were trained; prototypes: rows of prototypes.csv; serves:
     the only engine that computes its graph ("": any).
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -55,13 +55,16 @@ class TableWriter:
         finally:
             self.close()
 
-    def _check_columns(self, names: list[str]) -> None:
-        """Raises UsageError where the table that is there has other columns."""
-        if names != list(self.columns):
-            raise UsageError(
-                f"{self.path} has other columns ({', '.join(names)[:200]}), as other options give them: "
-                "give the same ones, or --overwrite starts anew"
-            )
+    def _other_columns(self, names: Sequence[str]) -> UsageError:
+        """What is said of a table whose columns are not these."""
+        lacks = ", ".join(name for name in self.columns if name not in names)
+        more = ", ".join(name for name in names if name not in self.columns)
+        told = [f"without {lacks}"] if lacks else []
+        told += [f"with {more}"] if more else []
+        why = "; ".join(told)[:300] or "in another order"
+        return UsageError(
+            f"{self.path} has other columns ({why}): give the options it was begun with, or --overwrite starts anew"
+        )
 
     def _key(self, row: Mapping[str, Any]) -> str:
         """The key of a row that is there already. Raises UsageError where it shares other values."""

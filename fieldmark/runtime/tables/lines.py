@@ -65,11 +65,12 @@ class JsonlWriter(_LineWriter):
                     row = json.loads(line)
                 except ValueError:
                     row = None
-                if not isinstance(row, dict) or self.key not in row:
+                if not isinstance(row, dict):
                     raise FieldmarkError(
                         f"{self.path}, line {number} is not a row of this table: --overwrite starts anew"
                     )
-                self._check_columns(list(row))
+                if row.keys() != self.columns.keys():
+                    raise self._other_columns(list(row))
                 yield self._key(row)
 
 
@@ -93,7 +94,8 @@ class CsvWriter(_LineWriter):
             header = next(rows, None)
             if header is None:
                 return
-            self._check_columns(header)
+            if header != list(self.columns):
+                raise self._other_columns(header)
             for row in rows:
                 if len(row) != len(header):
                     raise FieldmarkError(

@@ -125,7 +125,8 @@ class ParquetWriter(TableWriter):
         for path in files:
             try:
                 with pq.ParquetFile(path) as file:
-                    self._check_columns(file.schema_arrow.names)
+                    if file.schema_arrow.names != list(self.columns):
+                        raise self._other_columns(file.schema_arrow.names)
                     yield from file.iter_batches(PART_ROWS, columns=only)
             except pa.ArrowInvalid as error:
                 raise FieldmarkError(f"{path} is damaged: --overwrite starts anew") from error

@@ -18,7 +18,6 @@ from fieldmark.nn.graph import export
 from fieldmark.runtime.decision import fit_temperature
 from fieldmark.train import processes
 from fieldmark.train.bundle.golden import rendered
-from fieldmark.train.bundle.prototypes import prototypes
 from fieldmark.train.features import Describer
 from fieldmark.train.heads.head import Scaling, Subspace, choose, fit_head
 from fieldmark.train.instant import Looked, spread
@@ -63,7 +62,6 @@ def finished(
     logits = head.logits(z_held)
     temperature = fit_temperature(logits, looked.y[judges])
     return Trained(
-        prototypes=prototypes(method, looked, learned, known, settings.workers),
         settings=settings,
         graph=graph,
         classes=looked.classes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,6 @@ from fieldmark.data.augment.geometry import shown
 from fieldmark.data.loader import Loader, Photos
 from fieldmark.methods.learner import Learner
 from fieldmark.runtime import image
-from fieldmark.runtime.errors import ImageError
 from fieldmark.train.instant import Looked
 
 #: Photos that are looked through, at most; and how many positions of the map a patch is high and wide: one alone shows
@@ -23,22 +23,26 @@ BATCH = 8
 
 
 def prototypes(
-    method: Learner, looked: Looked, learned: np.ndarray, most: int, workers: int | None
+    method: Learner, looked: Looked, learned: np.ndarray, seconds: float, workers: int | None
 ) -> list[dict[str, Any]]:
     """A row a patch: the number of the prototype, the class that it speaks for most (``label``) and its weight there,
-    and the patch (path, and x, y, w, h in pixels of the upright photo); by class, most weight first. None where the
-    method has no prototypes.
+    and the patch (path, and x, y, w, h in pixels of the upright photo); by class, most weight first. Without any where
+    the method has no prototypes.
 
-    learned: [n] rows of ``looked``, in the order of training; most: photos that there is time to look through.
+    learned: [n] rows of ``looked``, in the order of training; seconds: that looking through photos may take. Raises
+    ImageError for a photo that cannot be read any more.
     """
-    photos = Photos([looked.paths[row] for row in learned], min_side=looked.graph.preprocess.min_side)
+    paths = [looked.paths[row] for row in learned]
+    photos = Photos(paths, min_side=looked.graph.preprocess.min_side, cache_bytes=0)
     loader = Loader(photos, looked.graph.preprocess, workers=workers)
-    rows = np.arange(min(len(photos), most, LOOKED_THROUGH))
 
     def as_they_are() -> Iterator[tuple[Tensor, Tensor]]:
-        parts = np.array_split(rows, -(-len(rows) // BATCH))
+        count, begun = min(len(paths), LOOKED_THROUGH), time.monotonic()
+        parts = [np.arange(at, min(at + BATCH, count)) for at in range(0, count, BATCH)]
         for part, x in zip(parts, loader.batches((part, None) for part in parts), strict=True):
             yield x, torch.from_numpy(looked.y[learned[part]])
+            if time.monotonic() - begun > seconds:
+                return
 
     found = method.patches(as_they_are)
     if found is None or not isinstance(method.head, nn.Linear):
@@ -50,11 +54,8 @@ def prototypes(
     ):
         if weight[number] <= 0:  # it speaks for no class
             continue
-        path = photos.paths[photo]
-        try:
-            width, height = image.size(image.read(path))
-        except ImageError:  # it was there when it was learned
-            continue
+        path = paths[photo]
+        width, height = image.size(image.read(path))
         left, top, right, bottom = shown((width, height), looked.graph.preprocess)
         h, w = (POSITIONS * side for side in found.side)
         x = (left + (right - left) * np.array([across - w / 2, across + w / 2])).clip(

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from fieldmark import methods
 from fieldmark.data.boxes import Boxes
 from fieldmark.data.loader import Photos
+from fieldmark.methods.base import Method
 from fieldmark.methods.task import Task
 from fieldmark.train import imbalance, loggers
 from fieldmark.train.bundle.finish import finished, known_within
@@ -86,6 +87,8 @@ class Finetune:
             device=accelerator.device,
             autocast=accelerator.autocast,
         )
+        #: What was trained; none where the instant model is given.
+        self.method: Method | None = None
         #: The step of the checkpoint that it went on from.
         self.resumed_at: int | None = None
 
@@ -157,6 +160,7 @@ class Finetune:
             method.tta = self.recipe.tta
             name = self.settings.method
             known = known_within(self.recipe.budget, self.planner.rate)
+            self.method = method
             trained = finished(method, looked, held, name, self.settings, self.folder, self.report, known)
             if not self.card.instant or self.recipe.settings:
                 trained.network = {
