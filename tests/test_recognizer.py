@@ -223,7 +223,10 @@ def test_evaluation(fitted: Recognizer, photo_folder: Path, tmp_path: Path) -> N
     assert fitted.evaluate(run / "split.csv", "train").n + fitted.evaluate(run / "split.csv", "val").n == 38
     with pytest.raises(UsageError):
         fitted.evaluate(photo_folder, "tests")
-    assert fitted.report(by_split, tmp_path / "report.html").stat().st_size > 10_000
+    page = fitted.report(by_split, tmp_path / "report.html")
+    assert page.stat().st_size > 10_000 and "Light is where the model looked" in page.read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_report_tells_of_the_split_and_of_photos_left_out(

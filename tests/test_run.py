@@ -61,6 +61,7 @@ def test_the_run_folder(whole: tuple[Recognizer, Path], photo_folder: Path) -> N
         "evaluation.json",
     }
     assert {path.name for path in (out / "model").iterdir()} == {*FILES, CARD, "config.json"}
+    assert "Light is where the model looked" in (out / "report.html").read_text(encoding="utf-8")
     Bundle(out / "model").verify()
     assert recognizer.predictor.check() < 1e-4, "the engine computes what was trained"
     notes = json.loads((out / "run.json").read_text(encoding="utf-8"))

@@ -33,6 +33,8 @@ JUDGES = 800
 GAIN, ERRORS = 0.15, 2.0
 #: Where so many are right at one scale, there is nothing that a second could add.
 ENOUGH = 0.99
+#: Photos that tell how quick it is.
+TIMED = 32
 #: By method: the weights of a descriptor's parts that are tried.
 PARTS = {"isqrt_cov": ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0))}
 
@@ -69,6 +71,7 @@ class Instant:
         self.tried: list[dict[str, Any]] = []
         self.skipped: list[Skipped] = []
         self.computed = 0
+        self._rate: float | None = None
 
     def graph(self, size: int | None, scales: Sequence[int], method: str | None = None) -> DescriptorGraph:
         """The frozen graph of a method (none: the one asked for or, where that must learn first, the default)."""
@@ -85,14 +88,7 @@ class Instant:
         )
 
     def describe(self, graph: DescriptorGraph, paths: Sequence[str], what: str) -> Described:
-        s = self.settings
-        describer = Describer(
-            graph,
-            engine=s.engine,
-            precision=s.precision,  # type: ignore[arg-type]
-            workers=s.workers,
-            cache=s.cache,
-        )
+        describer = self._describer(graph, self.settings.cache)
         self.engine = describer.engine.name
         described = describer(paths, lambda done: self.report(what, done, len(paths)))
         self.seconds["describe"] = self.seconds.get("describe", 0.0) + described.seconds
@@ -100,6 +96,26 @@ class Instant:
         if describer.cache_error and not any("cache" in line for line in self.warnings):
             self.warnings.append(f"the cache cannot be written ({describer.cache_error}): it is done without")
         return described
+
+    def _describer(self, graph: DescriptorGraph, cache: bool) -> Describer:
+        s = self.settings
+        return Describer(
+            graph,
+            engine=s.engine,
+            precision=s.precision,  # type: ignore[arg-type]
+            workers=s.workers,
+            cache=cache,
+        )
+
+    def rate(self, looked: Looked) -> float:
+        """Photos a second that it looks at; where most of them were in the cache, some are looked at again."""
+        if self._rate is None:
+            computed, seconds = self.computed, self.seconds["describe"]
+            if computed < TIMED:
+                again = self._describer(looked.graph, cache=False)(looked.paths[:TIMED])
+                computed, seconds = again.computed, again.seconds
+            self._rate = max(1, computed) / max(seconds, 1e-9)
+        return self._rate
 
     def fit(self, catalog: Catalog, groups: np.ndarray, graph: DescriptorGraph) -> Trained:
         """Train on all photos of ``catalog`` (its train and val photos), starting from the graph of one scale.

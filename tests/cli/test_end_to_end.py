@@ -118,6 +118,10 @@ def test_evaluate_without_torch(run: SimpleNamespace, photos: Path, tmp_path: Pa
     assert done.json["n"] == run.json["n_test"]
     assert done.json["top1"] == pytest.approx(run.json["top1"])
     assert set(done.json["per_class"]) == {"circle, round", 'the "square"', "三角形 🔺", "Kreuz ä"}
+    page = tmp_path / "page.html"
+    assert call("evaluate", run.model, photos, "--report", page, bare=True).status == 0
+    assert "Confusion matrix" in (told := page.read_text(encoding="utf-8"))
+    assert "where the model look" not in told, "PyTorch shows that"
     own = call("compare", out, out, "--json", bare=True)
     assert own.json["better"] is None and own.json["top1"]["difference"] == 0
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from method_tests import backbone_of
 from PIL import Image
 
 from fieldmark import Recognizer
 from fieldmark.data.augment.geometry import shown
 from fieldmark.explain import attention
 from fieldmark.explain.attention import SIDE, in_middles, middle
+from fieldmark.explain.pointing import looked_at
+from fieldmark.methods.plain import Plain
 from fieldmark.methods.restore import restore
 from fieldmark.runtime.bundle import Bundle
 from fieldmark.runtime.preprocess import Preprocess
@@ -27,7 +31,7 @@ def test_a_map_lands_where_the_photo_has_it(resize: Any, size: tuple[int, int]) 
     photo = Image.fromarray((255 * (0.6 * x + 0.4 * y)).astype(np.uint8)).convert("RGB")
     preprocess = Preprocess(size=64, resize=resize, crop_pct=0.8, interpolation="bilinear")
     heat = np.asarray(preprocess.geometry(photo), np.float32)[..., 0] / 255
-    found = middle(heat, shown(size, preprocess), size)
+    found = middle(torch.from_numpy(heat.copy()), shown(size, preprocess), size)
     short = min(size)
     left, top = (size[0] - short) // 2, (size[1] - short) // 2
     square = photo.crop((left, top, left + short, top + short)).resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -58,12 +62,23 @@ def test_photos_of_any_shape_and_bad_ones(
         assert heat.shape == (SIDE, SIDE) and heat.dtype == np.float32 and 0 <= heat.min() <= heat.max() <= 1
         with Image.open(path) as photo:
             pixels = torch.from_numpy(bundle.section.preprocess(photo.convert("RGB")))[None]
-        seen = torch.nn.functional.interpolate(
-            method.attention(pixels)[:, None], (64, 64), mode="bilinear", align_corners=False
-        )[0, 0].numpy()
-        if seen.max() > 0:
-            assert heat.max() > 0.8, "the strongest place is 1, or lies between two positions"
+            size = photo.size
+        seen = looked_at(method, pixels)[0]
+        expected = middle(seen / seen.max(), shown(size, bundle.section.preprocess), size)
+        np.testing.assert_allclose(heat, expected, atol=1e-3)
     assert in_middles(bundle, [str(bad)]) == {}
+
+
+def test_where_no_place_speaks_for_the_answer(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [str(path) for path in sorted(photo_folder.rglob("*.jpg"))[:3]]
+    maps = torch.rand(3, 64, 64)
+    maps[0], maps[2, 0, 0] = 0, torch.inf
+    monkeypatch.setattr(attention, "restore", lambda bundle: Plain(backbone_of("test_resnet", 64), ()))
+    monkeypatch.setattr(attention, "looked_at", lambda method, pixels: maps)
+    bundle: Any = SimpleNamespace(section=SimpleNamespace(preprocess=Preprocess(size=64)))
+    assert list(in_middles(bundle, photos)) == [photos[1]]
 
 
 def test_a_network_that_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -> None:

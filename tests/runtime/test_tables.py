@@ -198,8 +198,13 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
 def test_other_columns_are_not_resumed(tmp_path: Path, ending: str) -> None:
     with open_table(tmp_path / f"t{ending}", {"path": "text", "other": "text"}) as table:
         table.write({"path": "a", "other": "b"})
-    with pytest.raises(UsageError, match="other columns"):
+    with pytest.raises(UsageError, match="other columns") as caught:
         open_table(tmp_path / f"t{ending}", COLUMNS, resume=True)
+    assert "with other" in str(caught.value) and "\n" not in str(caught.value)
+    with open_table(tmp_path / f"u{ending}", {"file": "text"}, key="file") as table:
+        table.write({"file": "a"})
+    with pytest.raises(UsageError, match=r"without path.*with file"):
+        open_table(tmp_path / f"u{ending}", COLUMNS, resume=True)
 
 
 @pytest.mark.parametrize("text", ["what is this\n", "[1]\n", '{"label": "x"}\n'])

@@ -28,6 +28,7 @@ def pack(loop: Loop) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "micro": loop.stepper.micro,
         "scaler": None if scaler is None else scaler.state_dict(),
         "seconds": loop.seconds,
+        "looked": loop.looked,
         "spent": loop.watch.spent,
         "running": loop.stepper.running,
         "optimizer": groups,
@@ -49,6 +50,6 @@ def unpack(loop: Loop, saved: checkpoint.Checkpoint) -> None:
     loop.best = Best.unpack(tensors, state["best"])
     loop.step, loop.total, loop.progress = saved.step, state["total"], state["progress"]
     loop.stepper.micro, loop.stepper.running = state["micro"], dict(state["running"])
-    loop.before = state["seconds"]
+    loop.before, loop.looked = state["seconds"], state["looked"]
     if loop.accelerator.scaler is not None and state.get("scaler"):
         loop.accelerator.scaler.load_state_dict(state["scaler"])

@@ -43,8 +43,9 @@ HEADS, HEADS_VIEWS, HEADS_EPOCHS, HEADS_MOST, HEADS_WORTH = 0.1, 2, 4, 12, 0.2
 BATCH, BATCH_GPU, BATCHES, FEWEST_STEPS = 32, 64, (32, 64, 128, 256), 16
 #: Seconds of training below which compiling is not tried.
 LONG = 300.0
-#: Looks at the held-out photos in a phase, and seconds between checkpoints.
-LOOKS, SAVE_SECONDS = 8, 20.0
+#: Looks at the held-out photos in a phase, at most; the share of its time that they may take, but for one; the looks at
+#: its start and its end beside them; an answer is so many times as quick as a step. And seconds between checkpoints.
+LOOKS, LOOKING, MORE_LOOKS, ANSWER, SAVE_SECONDS = 8, 0.1, 3, 3.0, 20.0
 #: Augmented views that the head is warmed up with, and the share of the time that this may take.
 WARM_VIEWS, WARMING = 2, 0.1
 #: Views are this much smaller than the photos that are answered later: cropping makes things look larger in them,
@@ -74,7 +75,7 @@ class Planner:
         self.gpu, self.world = gpu, world
         self.batch = recipe.batch or (BATCH_GPU if gpu else BATCH)
         self.gauge = Gauge(self.batch, workers, world, device if gpu else None, autocast)
-        self.size, self.sides = 0, list[int]()
+        self.size, self.sides, self.held, self.larger = 0, list[int](), 0, 1.0
         self._places: tuple[Network, list[Place]] | None = None
 
     def plan(
@@ -90,6 +91,7 @@ class Planner:
             network.check(recipe.cut)
         network.method.begin(0)  # what does not learn takes no time
         self.size = self.gauge.size = self._size(network)
+        self.held, self.larger = held, (network.size / self.size) ** 2  # photos are larger than views
         self.sides = smaller(self.size) if recipe.progressive else []
         if recipe.progressive and network.method.backbone.fixed:
             name = network.method.backbone.source.architecture
@@ -100,7 +102,7 @@ class Planner:
         else:
             end = self.deadline(photos, held)
             left = end - self.watch.spent
-            quick = self.rate * (network.size / self.size) ** 2  # views are smaller than photos
+            quick = self.rate * self.larger
             warm = int(min(warm, max(0.0, WARMING * left * quick / photos)))
             found, why = self._within(network, photos, end - warm * photos / quick, fresh)
             if found and self._may_compile(found[-1]):
@@ -167,7 +169,7 @@ class Planner:
                 found = [Stretch(kept, views, first), found[0]._replace(epochs=epochs - first)]
         if fresh:
             cut, views = self._deepest(network, photos)
-            found.insert(0, Stretch(cut, views, HEADS_EPOCHS, heads=True))
+            found.insert(0, Stretch(cut, views, HEADS_EPOCHS, heads=True, looks=1))
             why += f", after {HEADS_EPOCHS} of the new layers alone"
         return found, why
 
@@ -194,7 +196,7 @@ class Planner:
             return []
         epochs = min(HEADS_MOST, epochs)
         took, a_step = speed.seconds(photos, epochs, views), self._batch(photos) / speed.step
-        return [Stretch(cut, views, epochs, took, a_step, heads=True)]
+        return [Stretch(cut, views, epochs, took, a_step, heads=True, looks=1)]
 
     def _main(self, network: Network, photos: int, end: float) -> tuple[list[Stretch], str]:
         """Kept maps for short budgets, new views where there is time for enough of them; or one, then the other."""
@@ -207,16 +209,17 @@ class Planner:
             left = end - self.watch.spent
             an_epoch = slow.seconds(photos, 1) * ease(self.sides, self.size)
             a_step = self._batch(photos) * slow.seconds(1, 1)
-            epochs = left / an_epoch
+            looks, looking = self._looks(slow, left)
+            epochs = (left - looking) / an_epoch
             if kept and self.recipe.phases != "one":
                 first = self._maps(photos, kept, quick, FIRST * left)
-                rest = (left - first.seconds) / an_epoch if first else 0.0
+                rest = (left - first.seconds - looking) / an_epoch if first else 0.0
                 if first and rest >= (self.fewest if two else FEWEST_FRESH):
                     why = f"{first.views} views a photo are kept as maps at first; {rest:.1f} epochs of new ones follow"
-                    return [first, Stretch(cut, 0, rest, left - first.seconds, a_step)], why
+                    return [first, Stretch(cut, 0, rest, left - first.seconds, a_step, looks=looks)], why
             if epochs >= (FEWEST_FRESH if kept else self.fewest):
                 why = f"{epochs:.1f} epochs of new views fit into the budget"
-                return [Stretch(cut, 0, epochs, left, a_step)], why
+                return [Stretch(cut, 0, epochs, left, a_step, looks=looks)], why
         only = self._maps(photos, kept, quick, end - self.watch.spent) if kept else None
         if only is None:
             return [], ""
@@ -231,10 +234,18 @@ class Planner:
         """Maps are kept and learned from; None where there is no room or time for it."""
         room = self._room(photos, speed.entries)
         views = int(max(speed.views, min(MOST_VIEWS, room, MAKING * seconds * speed.lower / photos)))
-        epochs = (seconds - views * photos / speed.lower) * speed.step / photos
+        looks, looking = self._looks(speed, seconds)
+        epochs = (seconds - looking - views * photos / speed.lower) * speed.step / photos
         if epochs < self.fewest or room < speed.views:
             return None
-        return Stretch(cut, views, epochs, seconds, self._batch(photos) / speed.step)
+        return Stretch(cut, views, epochs, seconds, self._batch(photos) / speed.step, looks=looks)
+
+    def _looks(self, speed: Speed, seconds: float) -> tuple[int, float]:
+        """How often to look at the held-out photos on the way, and the seconds that all looks take. What is before the
+        cut sees them once."""
+        a_look = self.held * self.larger / (ANSWER * speed.step)
+        looks = int(min(LOOKS, max(1.0, LOOKING * seconds / max(a_look, 1e-9))))
+        return looks, (looks + MORE_LOOKS) * a_look + self.held * self.larger / speed.lower
 
     # -- where and with what
 
@@ -297,7 +308,7 @@ class Planner:
             lr=self.recipe.lr,
             head_lr=self.recipe.head_lr,
             own=one.own,
-            judge_every=steps if one.heads else max(1, -(-steps // LOOKS)),
+            judge_every=max(1, -(-steps // one.looks)),
             save_every=max(1, round(SAVE_SECONDS / one.a_step)) if one.a_step else an_epoch,
             until=until,
         )

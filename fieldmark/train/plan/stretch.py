@@ -9,7 +9,8 @@ RISING = (0.7, 0.85)
 
 
 class Stretch(NamedTuple):
-    """A phase to be: fields as in `Phase`. seconds: of all of it; a_step: of one step; 0 where no clock decides."""
+    """A phase to be: fields as in `Phase`. seconds: of all of it; a_step: of one step; 0 where no clock decides; looks:
+    at the held-out photos on the way."""
 
     cut: str
     views: int
@@ -18,6 +19,7 @@ class Stretch(NamedTuple):
     a_step: float = 0.0
     heads: bool = False
     own: int = 0
+    looks: int = 8
 
     def rising(self, sides: list[int]) -> tuple[tuple[int, int], ...]:
         """(side, epoch) of smaller views, each until this epoch; one epoch at least has the full size. Kept maps have

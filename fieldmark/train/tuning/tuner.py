@@ -38,8 +38,6 @@ from fieldmark.train.tuning.course import Course
 from fieldmark.train.tuning.material import Material
 from fieldmark.train.tuning.phases import newest
 
-#: Photos a second that a finished model is taken to look at, where all of them were in the cache.
-USUAL_RATE = 50.0
 #: After so many epochs a model has the benefit of the doubt: held-out photos must show that it is worse than the
 #: instant one. Before, a single photo less decides.
 GROWN = 5.0
@@ -75,18 +73,7 @@ class Finetune:
         self.instant, self.recipe, self.folder, self.watch = instant, recipe, folder, watch
         self.settings, self.report, self.tell = instant.settings, progress, Teller(progress, logger)
         self.accelerator = accelerator
-        self.rate = instant.computed / instant.seconds["describe"] if instant.computed > 100 else USUAL_RATE
-        self.planner = Planner(
-            recipe,
-            self.settings.seed,
-            watch,
-            self.rate,
-            gpu=accelerator.device.type != "cpu",
-            workers=self.settings.workers,
-            world=accelerator.num_processes,
-            device=accelerator.device,
-            autocast=accelerator.autocast,
-        )
+        self.gpu = accelerator.device.type != "cpu"
         #: What was trained; none where the instant model is given.
         self.method: Method | None = None
         #: The step of the checkpoint that it went on from.
@@ -103,7 +90,7 @@ class Finetune:
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
         measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
         network, uneven = self._network(material)
-        self.planner.rate = self.rate / slower(network)
+        self.planner = self._planner(self.instant.rate(looked) / slower(network))
         asked = self.recipe.key(self.card.name, self.settings.seed)
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
             fresh = self.frozen is None
@@ -190,6 +177,19 @@ class Finetune:
         }
         return trained
 
+    def _planner(self, rate: float) -> Planner:
+        return Planner(
+            self.recipe,
+            self.settings.seed,
+            self.watch,
+            rate,
+            gpu=self.gpu,
+            workers=self.settings.workers,
+            world=self.accelerator.num_processes,
+            device=self.accelerator.device,
+            autocast=self.accelerator.autocast,
+        )
+
     def _floor(self, measure: Score, epochs: float, held: int) -> float:
         """The accuracy that the weights must have in the end."""
         if not self.recipe.floor:
@@ -231,7 +231,7 @@ class Finetune:
             uneven,
             material.counts,
             seed=self.settings.seed,
-            depthwise=self.planner.gpu if recipe.depthwise is None else recipe.depthwise,
+            depthwise=self.gpu if recipe.depthwise is None else recipe.depthwise,
         )
         return network, uneven
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from fieldmark.nn.prototypes import Patches
+from fieldmark.runtime.errors import ImageError
 from fieldmark.runtime.preprocess import Preprocess
 from fieldmark.train.bundle.prototypes import prototypes
 
@@ -25,7 +26,7 @@ def told(photos: list[Any], resize: Any, patches: Patches, weight: list[list[flo
     )
     method: Any = SimpleNamespace(patches=lambda photos: patches, head=torch.nn.Linear(3, 2))
     method.head.weight.data = torch.tensor(weight)
-    return prototypes(method, looked, np.arange(len(photos))[::-1].copy(), 10, 1)
+    return prototypes(method, looked, np.arange(len(photos))[::-1].copy(), 10.0, 1)
 
 
 @pytest.fixture
@@ -63,8 +64,8 @@ def test_what_speaks_for_no_class_is_left_out(photos: list[Any]) -> None:
     assert [row["prototype"] for row in rows] == [1]
 
 
-def test_a_photo_that_is_gone_is_left_out(photos: list[Any]) -> None:
+def test_a_photo_that_is_gone_is_told(photos: list[Any]) -> None:
     patches = Patches(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.full((2, 2), 0.5), (0.1, 0.1))
     photos[0].unlink()
-    rows = told(photos, "stretch", patches, [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    assert [row["path"] for row in rows] == [str(photos[1])]
+    with pytest.raises(ImageError, match="no such file"):
+        told(photos, "stretch", patches, [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])

@@ -134,6 +134,24 @@ def test_a_long_budget_sees_new_views(network: Make, speeds: Make) -> None:
     )
 
 
+def test_held_out_photos_are_looked_at_as_often_as_there_is_time(network: Make, speeds: Make) -> None:
+    """And the looks are part of the plan: more photos to look at leave fewer steps."""
+    speeds(Speed(100.0, 50.0))
+    few, many = (planner(budget=100.0, rate=1e6).plan(network(), 1000, held, "all") for held in (10, 1500))
+    larger = (network().size / few.phases[0].size) ** 2
+    for plan, held in ((few, 10), (many, 1500)):
+        phase = plan.phases[0]
+        looks, a_look = round(phase.steps / phase.judge_every), held * larger / (3 * 200)
+        left = 100 * 0.98 - plans.WRITING
+        assert looks == min(8, max(1, int(0.1 * left / a_look)))
+        making = phase.views * 1000 / 50 + held * larger / 50
+        assert phase.steps * phase.batch / 200 + making + (looks + 3) * a_look == pytest.approx(
+            left, rel=0.05
+        )
+    assert many.phases[0].judge_every > few.phases[0].judge_every
+    assert planner(budget=100.0, rate=1e6).plan(network(), 1000, 20_000, "all") is None, "they take it all"
+
+
 def test_no_room_for_maps_is_no_plan_for_a_short_budget(network: Make, speeds: Make) -> None:
     speeds(Speed(100.0, 50.0))
     assert planner(budget=100.0, cache_gb=0.0).plan(network(), 1000, 10, "all") is None
