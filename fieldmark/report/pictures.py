@@ -19,7 +19,7 @@ Box = tuple[int, int, int, int]
 #: Path, side in pixels, and what is cut out of the photo (None: all of it).
 Wanted = tuple[str, int, Box | None]
 #: How dark a photo is where a model did not look.
-DIMMED = 0.72
+DIMMED = 0.62
 #: At most so many thumbnails, and so many bytes of them, are put into a page.
 LIMIT = 400
 BUDGET = 2_200_000
