@@ -57,6 +57,8 @@ Batch = Annotated[int | None, _flag("N", "Photos a step.", "32; on a GPU 64, or 
 Lr = Annotated[float | None, _flag("RATE", "Peak rate of the network.", "0.0003")]
 HeadLr = Annotated[float | None, _flag("RATE", "Peak rate of the head.", "0.003")]
 Optimizer = Annotated[str | None, _flag("NAME", "adamw, adam or sgd.", "adamw")]
+Momentum = Annotated[float | None, _flag("SHARE", "Momentum of sgd.", "0.9")]
+Clip = Annotated[float | None, _flag("NORM", "Largest norm of a step's gradient; 0: any.", "1")]
 WeightDecay = Annotated[float | None, _flag("SHARE", "Decay of the weights.", "0.01")]
 LayerDecay = Annotated[
     float | None, _flag("FACTOR", "Each layer down learns at this share of the one above.", "1")

@@ -110,6 +110,8 @@ def train(
     lr: fine.Lr = None,
     head_lr: fine.HeadLr = None,
     optimizer: fine.Optimizer = None,
+    momentum: fine.Momentum = None,
+    clip: fine.Clip = None,
     weight_decay: fine.WeightDecay = None,
     layer_decay: fine.LayerDecay = None,
     average: fine.Average = None,
