@@ -68,18 +68,24 @@ class Stepper:
         for turn in range(self.learner.turns):
             more = {"turn": turn, "progress": progress, "coarse": coarse}
             losses = self._gradients(images, targets, boxes, rows, step, more)
-            if losses is not None:
-                if self.plan.clip:
-                    self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
-                self.scaled.step()
-                if self.scaled.step_was_skipped:  # half precision overflowed
-                    self.learner.dropped()
-                else:
-                    self.learner.stepped()
+            if losses is not None and self._move(rows, step):
                 keep = min(1 - 1 / SMOOTH, step / (step + 1))
                 for name, value in losses.items():
                     self.running[name] = keep * self.running.get(name, value) + (1 - keep) * value
             self.scaled.zero_grad(set_to_none=True)
+
+    def _move(self, rows: Sequence[int], step: int) -> bool:
+        """Clip the gradients, which all processes share, and move the weights; not by what is no number."""
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip or math.inf)
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            self._not_finite("gradient", rows, step)
+            return False
+        self.scaled.step()
+        if self.scaled.step_was_skipped:  # half precision overflowed
+            self._drop()
+            return False
+        self.learner.stepped()
+        return True
 
     def _gradients(
         self,
@@ -109,7 +115,7 @@ class Stepper:
                     self.accelerator.backward(losses["loss"] * share)
                 if self._everywhere(math.isfinite(sums["loss"])):
                     return {name: value / told[name] for name, value in sums.items()}
-                self._not_finite(rows, step)
+                self._not_finite("loss", rows, step)
                 return None
             except (torch.OutOfMemoryError, MemoryError) as error:
                 self._halve(error)
@@ -154,10 +160,10 @@ class Stepper:
             torch.cuda.empty_cache()
         self.tell("note", f"out of memory: gradients are now gathered {self.micro} photos at a time")
 
-    def _not_finite(self, rows: Sequence[int], step: int) -> None:
+    def _not_finite(self, what: str, rows: Sequence[int], step: int) -> None:
         self._drop()
         names = [self.names[row] for row in rows[:3]]
-        what = f"the loss is not a number at step {step + 1} (photos {', '.join(names)} …)"
+        what = f"the {what} is not a number at step {step + 1} (photos {', '.join(names)} …)"
         if self.plan.on_nan == "fail":
             raise FieldmarkError(f"{what}: give a smaller --lr, or --on-nan skip")
         self.tell("note", f"{what}: this step is skipped")
