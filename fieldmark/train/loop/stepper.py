@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.loop import optimizer
+from fieldmark.train.loop.averages import undoing
 from fieldmark.train.network import Network
 from fieldmark.train.plan.plan import Phase, Plan
 
@@ -49,7 +50,7 @@ class Stepper:
         self.shared = accelerator.prepare_model(self.module)
         self.scaled = accelerator.prepare_optimizer(self.optimizer)  # which scales, in half precision
         self.running: dict[str, float] = {}
-        self._before: list[Tensor] = []
+        self._undo: Callable[[], None] = lambda: None
 
     def __call__(
         self,
@@ -97,7 +98,7 @@ class Stepper:
         more: dict[str, float],
     ) -> dict[str, float] | None:
         """Losses and gradients of a batch, gathered in parts where it does not fit into memory as a whole."""
-        self._before = [buffer.clone() for buffer in self.module.criterion.buffers()]
+        self._undo = undoing(self.module)
         while True:
             try:
                 sums, told = dict[str, float](), dict[str, float]()
@@ -138,10 +139,9 @@ class Stepper:
         return x.unflatten(0, (-1, photos))[:, part].flatten(0, 1)
 
     def _drop(self) -> None:
-        """What this batch has moved beside the weights goes back: centres."""
+        """What this batch has moved beside the weights goes back: running statistics, centres."""
         self.learner.dropped()
-        for buffer, before in zip(self.module.criterion.buffers(), self._before, strict=True):
-            buffer.copy_(before)
+        self._undo()
 
     def _halve(self, error: BaseException) -> None:
         if self.accelerator.num_processes > 1:  # the others would wait for ever for its gradients

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fieldmark.nn.chain import Call
+from fieldmark.train.loop.averages import undoing
 from fieldmark.train.loop.feeds import Lower, maps_tensor
 from fieldmark.train.network import Network, Training
 
@@ -221,7 +222,6 @@ def steps(network: Trainable, x: Tensor, autocast: Autocast) -> Iterator[Callabl
     targets = (
         torch.arange(photos, device=device) // 4
     ) % network.classes  # some of one class, some of others
-    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
     def step() -> None:
         for turn in range(learner.turns):
@@ -235,14 +235,13 @@ def steps(network: Trainable, x: Tensor, autocast: Autocast) -> Iterator[Callabl
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # to move its centres, processes wait for each other
         module.criterion.eval()
+    undo = undoing(module)
     try:
         yield step
     finally:
         module.criterion.train()
         learner.dropped()
-        with torch.no_grad():
-            for name, buffer in module.named_buffers():
-                buffer.copy_(before[name])
+        undo()
 
 
 def compile_step(network: Trainable, x: Tensor, autocast: Autocast = contextlib.nullcontext) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fieldmark.data.sampler import epoch_order
 from fieldmark.runtime.errors import FieldmarkError
@@ -129,6 +130,18 @@ def test_what_was_left_out_teaches_nothing(loop: Make, tmp_path: Path, what: str
     broken(one, {4}, what)
     one.run()
     assert dropped == [4]
+
+
+def test_what_was_left_out_moves_no_statistics(loop: Make, network: Make, tmp_path: Path) -> None:
+    made = network()
+    made.method.head = nn.Sequential(nn.BatchNorm1d(made.head.in_features), made.head)
+    one = loop(tmp_path, made=made, on_nan="skip")
+    rows, images, boxes = next(iter(one.batches.since(0)))
+    norm = made.method.head[0]
+    one._train(rows, images * math.nan, boxes)
+    assert not norm.running_mean.any() and norm.num_batches_tracked == 0
+    one._train(rows, images, boxes)
+    assert norm.running_mean.isfinite().all() and norm.running_mean.any()
 
 
 def test_not_even_one_photo(loop: Make, tmp_path: Path) -> None:
