@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train import memory
 from fieldmark.train.loop import optimizer
 from fieldmark.train.loop.averages import undoing
 from fieldmark.train.network import Network
@@ -118,10 +119,8 @@ class Stepper:
                     return {name: value / told[name] for name, value in sums.items()}
                 self._not_finite("loss", rows, step)
                 return None
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                self._halve(error)
-            except RuntimeError as error:
-                if "memory" not in str(error) or "illegal memory access" in str(error):
+            except Exception as error:
+                if not memory.ran_out(error):
                     raise
                 self._halve(error)
 
@@ -150,14 +149,11 @@ class Stepper:
                 "give a smaller --batch"
             ) from error
         if self.micro < 2:
-            raise FieldmarkError(
-                "not enough memory for one photo at a time: give a smaller --size"
-            ) from error
+            raise FieldmarkError(memory.NOT_ONE) from error
         self.optimizer.zero_grad(set_to_none=True)
         self._drop()
         self.micro //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        memory.give_back()
         self.tell("note", f"out of memory: gradients are now gathered {self.micro} photos at a time")
 
     def _not_finite(self, what: str, rows: Sequence[int], step: int) -> None:
