@@ -248,7 +248,7 @@ def test_new_layers_begin_with_the_seeds_weights(look: Make, tmp_path: Path) -> 
     assert any("projection" in name for name in differ) and any("criterion" in name for name in differ)
 
 
-@pytest.mark.parametrize("change", ["photos", "labels", "held out", "backbone", "loss", "method"])
+@pytest.mark.parametrize("change", ["photos", "labels", "held out", "backbone", "resize", "loss", "method"])
 def test_a_killed_run_goes_on_only_with_the_same(
     look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -272,13 +272,16 @@ def test_a_killed_run_goes_on_only_with_the_same(
         held = np.roll(held, 1)
     elif change == "backbone":
         looked = replace(looked, graph=replace(looked.graph, key="0" * 32))
+    elif change == "resize":
+        other = looked.graph.preprocess.model_copy(update={"resize": "pad"})
+        looked = replace(looked, graph=replace(looked.graph, preprocess=other))
     elif change == "method":  # which begins with the same frozen graph
         seen.instant.settings = replace(seen.instant.settings, method="mc_loss")
     more = {"loss": "focal"} if change == "loss" else {}
     with pytest.raises(FieldmarkError) as caught:
         run(seen, tmp_path, **more).fit(looked, held)
     line = str(caught.value)
-    what = "other photos, labels, backbone or size"
+    what = "other photos, labels, backbone, size or preprocessing"
     what = "another method or other flags" if change in ("loss", "method") else what
     assert f"was begun with {what}" in line and "\n" not in line
     assert str(tmp_path) in line and "--overwrite" in line
