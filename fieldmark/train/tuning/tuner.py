@@ -23,7 +23,7 @@ from fieldmark.train.bundle.finish import finished, known_within
 from fieldmark.train.heads.head import fit_head
 from fieldmark.train.heads.warm import descriptors_of_views, warm_head
 from fieldmark.train.instant import Instant, Looked
-from fieldmark.train.loop.best import FEWER, Score
+from fieldmark.train.loop.best import Enough, Score
 from fieldmark.train.loop.telling import Teller
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
@@ -102,6 +102,7 @@ class Finetune:
         space, choice, _ = self.instant.select(part)
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
         measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
+        enough = self._enough(measure, len(material.y))
         network, uneven = self._network(material)
         self.planner.rate = self.rate / slower(network)
         asked = self.recipe.key(self.card.name, self.settings.seed)
@@ -128,7 +129,6 @@ class Finetune:
                 self.watch.before += spent
                 where = f"at step {saved.step}" if saved is not None else f"after phase {number}"
                 self.tell("note", f"resumed {where}, by the plan that it was begun with")
-            planned = sum(phase.steps * phase.batch for phase in plan.phases)
             course = Course(
                 network,
                 plan,
@@ -137,7 +137,7 @@ class Finetune:
                 self.watch,
                 self.tell,
                 self.accelerator,
-                floor=self._floor(measure, planned / len(material.y), len(y_held)),
+                enough=enough,
                 workers=self.settings.workers,
             )
             outcomes = course.run(number, saved)
@@ -150,9 +150,7 @@ class Finetune:
         reached = outcomes[-1].best.score
         assert reached is not None
         seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
-        grown = seen >= GROWN * len(material.y)
-        worse = reached.worse(measure) if grown else reached.accuracy < measure.accuracy
-        if self.recipe.floor and worse:
+        if not enough(reached, seen):
             why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%}, log loss {reached.nll:.3f})"
             trained = self._instant(looked, why, measure)
         else:
@@ -190,11 +188,17 @@ class Finetune:
         }
         return trained
 
-    def _floor(self, measure: Score, epochs: float, held: int) -> float:
-        """The accuracy that the weights must have in the end."""
-        if not self.recipe.floor:
-            return 0.0
-        return measure.accuracy - (min(FEWER, measure.error(held)) if epochs >= GROWN else 0.0)
+    def _enough(self, measure: Score, photos: int) -> Enough:
+        """Is a score good enough to be given? Not where it is worse than the measure. photos: of an epoch."""
+
+        def enough(score: Score, seen: int) -> bool:
+            if not self.recipe.floor:
+                return True
+            if seen >= GROWN * photos:
+                return not score.worse(measure)
+            return score.accuracy >= measure.accuracy
+
+        return enough
 
     def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
         """A head to start with, from the descriptors of instant mode and of some augmented views."""

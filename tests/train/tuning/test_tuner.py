@@ -137,6 +137,16 @@ def test_the_instant_model_is_the_measure(
     assert told["epochs"] == round(photos / (48 - told["held_out"]), 3)
 
 
+def test_all_phases_end_by_the_rule_that_decides_in_the_end(
+    look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Finetune, "_enough", lambda *_: lambda _, seen: asked.append(seen) or True)
+    told = fit(look(12), tmp_path, phases="two", epochs=4).chosen
+    first, second, end = asked
+    assert 0 < first < second == end == sum(one["steps"] * 8 for one in told["plan"]["phases"])
+
+
 def test_it_trains_and_says_what_it_did(look: Make, tmp_path: Path) -> None:
     seen, told = look(12), []
     trained = fit(seen, tmp_path, progress=lambda *at: told.append(at))
