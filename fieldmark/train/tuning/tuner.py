@@ -33,7 +33,7 @@ from fieldmark.train.plan.planner import Planner
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained
 from fieldmark.train.tuning import start
-from fieldmark.train.tuning.coarse import Coarse, Ranks
+from fieldmark.train.tuning.coarse import Coarse, Ranks, Taught
 from fieldmark.train.tuning.course import Course
 from fieldmark.train.tuning.material import Material
 from fieldmark.train.tuning.phases import newest
@@ -150,27 +150,15 @@ class Finetune:
         reached = outcomes[-1].best.score
         assert reached is not None
         seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
+        what = "fine-tuning"
+        if enough(reached, seen):
+            trained = self._finished(network, looked, held, coarse)
+            if self.recipe.tta:  # until now it was judged without
+                reached = Score.of(torch.from_numpy(trained.judged.logits), torch.from_numpy(y_held))
+                what = "fine-tuning with --tta"
         if not enough(reached, seen):
-            why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%}, log loss {reached.nll:.3f})"
+            why = f"{what} was worse on held-out photos ({reached.accuracy:.1%}, log loss {reached.nll:.3f})"
             trained = self._instant(looked, why, measure)
-        else:
-            method = network.finish()
-            method.tta = self.recipe.tta
-            name = self.settings.method
-            known = known_within(self.recipe.budget, self.planner.rate)
-            self.method = method
-            trained = finished(method, looked, held, name, self.settings, self.folder, self.report, known)
-            if not self.card.instant or self.recipe.settings:
-                trained.network = {
-                    "task": method.task.to_dict(),
-                    "settings": method.options.model_dump(mode="json"),
-                    "tta": method.tta,
-                    "selects": method.selects,
-                }
-            trained.computed, trained.skipped = self.instant.computed, self.instant.skipped + coarse.left
-            trained.coarse = dict(zip(coarse.photos.paths, coarse.photos.content, strict=True))
-            trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
-            trained.warnings += self.instant.warnings
         trained.curve = [row for outcome in outcomes for row in outcome.best.rows]
         trained.chosen |= {
             "held_out": len(y_held),
@@ -239,8 +227,29 @@ class Finetune:
         )
         return network, uneven
 
+    def _finished(self, network: Network, looked: Looked, held: np.ndarray, coarse: Taught) -> Trained:
+        """The model of what was trained."""
+        self.method = method = network.finish()
+        method.tta = self.recipe.tta
+        known = known_within(self.recipe.budget, self.planner.rate)
+        name = self.settings.method
+        trained = finished(method, looked, held, name, self.settings, self.folder, self.report, known)
+        if not self.card.instant or self.recipe.settings:
+            trained.network = {
+                "task": method.task.to_dict(),
+                "settings": method.options.model_dump(mode="json"),
+                "tta": method.tta,
+                "selects": method.selects,
+            }
+        trained.computed, trained.skipped = self.instant.computed, self.instant.skipped + coarse.left
+        trained.coarse = dict(zip(coarse.photos.paths, coarse.photos.content, strict=True))
+        trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
+        trained.warnings += self.instant.warnings
+        return trained
+
     def _instant(self, looked: Looked, why: str, measure: Score | None = None) -> Trained:
         """The instant model of all photos. measure: of the one without the held-out photos."""
+        self.method = None
         trained = self.instant.learn(looked)
         right = "" if measure is None else f" ({measure.accuracy:.1%} of held-out photos)"
         trained.warnings.append(f"{why}: this is the instant model{right}")
