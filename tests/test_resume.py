@@ -106,7 +106,9 @@ def test_other_photos_are_one_clear_line(photo_folder: Path, tmp_path: Path) -> 
     with pytest.raises(Killed):
         fit(photos, tmp_path / "run", progress)
     shutil.move(photos / "circle" / "001.jpg", photos / "square" / "100.jpg")
-    with pytest.raises(FieldmarkError, match="was begun with other photos, labels, backbone or size"):
+    with pytest.raises(
+        FieldmarkError, match="was begun with other photos, labels, backbone, size or preprocessing"
+    ):
         fit(photos, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "plan.json").is_file(), "and nothing is lost"
 

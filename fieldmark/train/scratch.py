@@ -28,7 +28,7 @@ from fieldmark.train.loop.loop import Loop, Outcome
 from fieldmark.train.loop.telling import Teller
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
-from fieldmark.train.plan.measure import rate
+from fieldmark.train.plan.measure import fitting
 from fieldmark.train.plan.plan import PLAN, Phase, Plan, data_key, deadline
 from fieldmark.train.settings import Settings
 from fieldmark.train.textbook.network import ScratchNetwork, default_options, new_network
@@ -186,7 +186,7 @@ class Scratch:
             network = self._network(options, y, classes, size, uneven)
             x = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
             network.module.to(self.accelerator.device)
-            speed = rate(network, x, autocast=self.accelerator.autocast)
+            speed, _ = fitting(network, x, autocast=self.accelerator.autocast)
             left = self._deadline(photos, len(rows[1])) - self.watch.spent
             steps = int(left * speed / batch)
             if steps < an_epoch:

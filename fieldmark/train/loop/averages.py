@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,20 @@ def put(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Write a state into the module's own tensors."""
     for name, tensor in learned(module).items():
         tensor.copy_(state[name])
+
+
+def undoing(module: nn.Module) -> Callable[[], None]:
+    """What puts back all buffers (running statistics, centres) as they are now. Modules that are not in training move
+    none."""
+    training = [one for one in module.modules() if one.training]
+    before = [(buffer, buffer.clone()) for one in training for buffer in one.buffers(recurse=False)]
+
+    @torch.no_grad()
+    def undo() -> None:
+        for buffer, value in before:
+            buffer.copy_(value)
+
+    return undo
 
 
 class Average:

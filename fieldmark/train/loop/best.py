@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -68,6 +68,10 @@ class Score(NamedTuple):
         return float(np.sqrt(p * (1 - p) / photos))
 
 
+#: Is this score, of weights that so many photos were seen for, good enough to be given?
+Enough = Callable[[Score, int], bool]
+
+
 @dataclass
 class Best:
     """The best weights so far, and how it came to them.
@@ -104,15 +108,17 @@ class Best:
         last: Mapping[str, Tensor],
         score: Score,
         photos: int,
-        floor: float = 0.0,
+        enough: bool = True,
         always: bool = False,
     ) -> bool:
-        """End with the last weights, ``always`` or unless earlier ones were better beyond one standard error.
+        """End with the last weights, ``always`` or, if they are good ``enough``, unless earlier ones were better beyond
+        one standard error of so many photos.
 
-        The best of many looks at a few held-out photos is mostly the luckiest. floor: accuracy that must be had.
+        The best of many looks at a few held-out photos is mostly the luckiest.
         """
         assert self.score is not None
-        good = always or score.accuracy >= max(floor, self.score.accuracy - self.score.error(photos))
+        near = score.accuracy >= self.score.accuracy - self.score.error(photos)
+        good = always or (enough and near)
         if good:
             self.score, self.state = score, copied(last)
         return good

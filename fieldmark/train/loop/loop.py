@@ -24,7 +24,7 @@ from fieldmark.train.heads.warm import warm_new
 from fieldmark.train.loop import checkpoint, kept
 from fieldmark.train.loop.averages import Average, State, between, copied, instead, learned, put
 from fieldmark.train.loop.batches import Batches
-from fieldmark.train.loop.best import Best
+from fieldmark.train.loop.best import Best, Enough
 from fieldmark.train.loop.feeds import Feed, maps_tensor
 from fieldmark.train.loop.judge import Judge
 from fieldmark.train.loop.stepper import Stepper
@@ -55,8 +55,8 @@ class Loop:
 
     network: opened at the phase's cut; labels: [N] of the photos of ``feed.train``, as of a `Batch` (a coarser group is
     a class of its own to the sampler); held: [M] of ``feed.held``;
-    folder: of the checkpoints; floor: accuracy that the weights must have in the end; tell: progress ("step",
-    done, total, photos a second), a row of the curve ("curve", row) and notes ("note", text).
+    folder: of the checkpoints; enough: do its weights do in the end? tell: progress ("step", done, total, photos a
+    second), a row of the curve ("curve", row) and notes ("note", text).
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Loop:
         folder: Path,
         tell: Callable[..., None],
         accelerator: Accelerator,
-        floor: float = 0.0,
+        enough: Enough = lambda *_: True,
     ):
         self.network, self.feed, self.plan, self.number = network, feed, plan, number
         self.phase, self.watch, self.folder, self.tell = plan.phases[number], watch, folder, tell
-        self.labels, self.accelerator, self.floor = labels, accelerator, floor
+        self.labels, self.accelerator, self.enough = labels, accelerator, enough
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         device = accelerator.device
         self.module = network.module.to(device)
@@ -147,7 +147,12 @@ class Loop:
             if not self.learner.judged:
                 self.best.state = copied(self.average.state)
         put(self.module, self.best.state)
-        return Outcome(self.best, self.step * self.batch, self.seconds, stopped)
+        return Outcome(self.best, self.photos, self.seconds, stopped)
+
+    @property
+    def photos(self) -> int:
+        """Seen in the steps of this phase."""
+        return self.step * self.batch
 
     @property
     def seconds(self) -> float:
@@ -162,8 +167,8 @@ class Loop:
             state = between(self.best.start, end, share)
             with instead(self.module, state):
                 score = self.judge.score()
-            always = not self.learner.judged
-            if self.best.settle(state, score, len(self.judge.held), self.floor, always):
+            enough, always = self.enough(score, self.photos), not self.learner.judged
+            if self.best.settle(state, score, len(self.judge.held), enough, always):
                 return
 
     def _photos(self, varied: bool = True) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,7 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train import memory
 from fieldmark.train.loop import optimizer
+from fieldmark.train.loop.averages import undoing
 from fieldmark.train.network import Network
 from fieldmark.train.plan.plan import Phase, Plan
 
@@ -49,7 +51,7 @@ class Stepper:
         self.shared = accelerator.prepare_model(self.module)
         self.scaled = accelerator.prepare_optimizer(self.optimizer)  # which scales, in half precision
         self.running: dict[str, float] = {}
-        self._before: list[Tensor] = []
+        self._undo: Callable[[], None] = lambda: None
 
     def __call__(
         self,
@@ -68,18 +70,24 @@ class Stepper:
         for turn in range(self.learner.turns):
             more = {"turn": turn, "progress": progress, "coarse": coarse}
             losses = self._gradients(images, targets, boxes, rows, step, more)
-            if losses is not None:
-                if self.plan.clip:
-                    self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
-                self.scaled.step()
-                if self.scaled.step_was_skipped:  # half precision overflowed
-                    self.learner.dropped()
-                else:
-                    self.learner.stepped()
+            if losses is not None and self._move(rows, step):
                 keep = min(1 - 1 / SMOOTH, step / (step + 1))
                 for name, value in losses.items():
                     self.running[name] = keep * self.running.get(name, value) + (1 - keep) * value
             self.scaled.zero_grad(set_to_none=True)
+
+    def _move(self, rows: Sequence[int], step: int) -> bool:
+        """Clip the gradients, which all processes share, and move the weights; not by what is no number."""
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip or math.inf)
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            self._not_finite("gradient", rows, step)
+            return False
+        self.scaled.step()
+        if self.scaled.step_was_skipped:  # half precision overflowed
+            self._drop()
+            return False
+        self.learner.stepped()
+        return True
 
     def _gradients(
         self,
@@ -91,7 +99,7 @@ class Stepper:
         more: dict[str, float],
     ) -> dict[str, float] | None:
         """Losses and gradients of a batch, gathered in parts where it does not fit into memory as a whole."""
-        self._before = [buffer.clone() for buffer in self.module.criterion.buffers()]
+        self._undo = undoing(self.module)
         while True:
             try:
                 sums, told = dict[str, float](), dict[str, float]()
@@ -109,12 +117,10 @@ class Stepper:
                     self.accelerator.backward(losses["loss"] * share)
                 if self._everywhere(math.isfinite(sums["loss"])):
                     return {name: value / told[name] for name, value in sums.items()}
-                self._not_finite(rows, step)
+                self._not_finite("loss", rows, step)
                 return None
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                self._halve(error)
-            except RuntimeError as error:
-                if "memory" not in str(error) or "illegal memory access" in str(error):
+            except Exception as error:
+                if not memory.ran_out(error):
                     raise
                 self._halve(error)
 
@@ -132,10 +138,9 @@ class Stepper:
         return x.unflatten(0, (-1, photos))[:, part].flatten(0, 1)
 
     def _drop(self) -> None:
-        """What this batch has moved beside the weights goes back: centres."""
+        """What this batch has moved beside the weights goes back: running statistics, centres."""
         self.learner.dropped()
-        for buffer, before in zip(self.module.criterion.buffers(), self._before, strict=True):
-            buffer.copy_(before)
+        self._undo()
 
     def _halve(self, error: BaseException) -> None:
         if self.accelerator.num_processes > 1:  # the others would wait for ever for its gradients
@@ -144,20 +149,17 @@ class Stepper:
                 "give a smaller --batch"
             ) from error
         if self.micro < 2:
-            raise FieldmarkError(
-                "not enough memory for one photo at a time: give a smaller --size"
-            ) from error
+            raise FieldmarkError(memory.NOT_ONE) from error
         self.optimizer.zero_grad(set_to_none=True)
         self._drop()
         self.micro //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        memory.give_back()
         self.tell("note", f"out of memory: gradients are now gathered {self.micro} photos at a time")
 
-    def _not_finite(self, rows: Sequence[int], step: int) -> None:
+    def _not_finite(self, what: str, rows: Sequence[int], step: int) -> None:
         self._drop()
         names = [self.names[row] for row in rows[:3]]
-        what = f"the loss is not a number at step {step + 1} (photos {', '.join(names)} …)"
+        what = f"the {what} is not a number at step {step + 1} (photos {', '.join(names)} …)"
         if self.plan.on_nan == "fail":
             raise FieldmarkError(f"{what}: give a smaller --lr, or --on-nan skip")
         self.tell("note", f"{what}: this step is skipped")

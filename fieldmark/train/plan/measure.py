@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fieldmark.nn.chain import Call
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train import memory
+from fieldmark.train.loop.averages import undoing
 from fieldmark.train.loop.feeds import Lower, maps_tensor
 from fieldmark.train.network import Network, Training
 
@@ -143,7 +146,7 @@ class Gauge:
             x = maps_tensor(below(x))
             lower, numbers = self.batch / (time.perf_counter() - begun), x[0].numel()
             below.close()
-        step = self._rate(network, torch.cat([x] * views))
+        step, _ = self._rate(network, torch.cat([x] * views))
         self._back(network)
         return Speed(lower * self.world, step * self.world, numbers, views)
 
@@ -152,14 +155,9 @@ class Gauge:
         before."""
         best, quickest = batches[0], 0.0
         for batch in batches:
-            x = self._images(max(1, batch // self.world) * network.method.views)
-            try:
-                now = self._rate(network, x, 0.5)
-            except torch.OutOfMemoryError:
-                network.module.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
-                break
-            if now < QUICKER * quickest:
+            wanted = max(1, batch // self.world)
+            now, fit = self._rate(network, self._images(wanted * network.method.views), 0.5)
+            if fit < wanted or now < QUICKER * quickest:
                 break
             best, quickest = batch, now
         self._back(network)
@@ -168,21 +166,22 @@ class Gauge:
     def compiling(self, network: Network, seconds: float) -> tuple[bool, str]:
         """Do compiled steps save more of these seconds than compiling takes? And a few words on it."""
         x = self._images(self.batch * network.method.views)
-        plain, begun = self._rate(network, x), time.perf_counter()
+        plain, fit = self._rate(network, x)
+        x, begun = x[: fit * network.method.views], time.perf_counter()
         why = compile_step(network, x, self.autocast)
         if why:
             self._back(network)
             return False, f"; {why}"
         took = time.perf_counter() - begun
-        gain = seconds * (1 - plain / self._rate(network, x))
+        gain = seconds * (1 - plain / self._rate(network, x)[0])
         as_it_was(network.module)
         self._back(network)
         return gain > took, f"; compiled steps save {max(0, gain):.0f} s, and compiling takes {took:.0f}"
 
-    def _rate(self, network: Network, x: Tensor, seconds: float | None = None) -> float:
+    def _rate(self, network: Network, x: Tensor, seconds: float | None = None) -> tuple[float, int]:
         if self.device is not None:
             network.module.to(self.device)
-        return rate(network, x, seconds, self.autocast)
+        return fitting(network, x, seconds, self.autocast)
 
     def _images(self, count: int) -> Tensor:
         return torch.rand(count, 3, self.size, self.size).contiguous(memory_format=torch.channels_last)
@@ -191,6 +190,25 @@ class Gauge:
         if self.device is not None:
             network.module.cpu()
         network.close()
+
+
+def fitting(
+    network: Trainable, x: Tensor, seconds: float | None = None, autocast: Autocast = contextlib.nullcontext
+) -> tuple[float, int]:
+    """The `rate` of a batch x [V B, ...], or of half of it, and so on, until it fits into memory; and its photos."""
+    views = network.module.method.views
+    photos = len(x) // views
+    while True:
+        try:
+            return rate(network, x[: photos * views], seconds, autocast), photos
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
+            if photos < 2:
+                raise FieldmarkError(memory.NOT_ONE) from error
+        network.module.zero_grad(set_to_none=True)
+        memory.give_back()
+        photos //= 2
 
 
 def rate(
@@ -221,7 +239,6 @@ def steps(network: Trainable, x: Tensor, autocast: Autocast) -> Iterator[Callabl
     targets = (
         torch.arange(photos, device=device) // 4
     ) % network.classes  # some of one class, some of others
-    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
     def step() -> None:
         for turn in range(learner.turns):
@@ -235,14 +252,13 @@ def steps(network: Trainable, x: Tensor, autocast: Autocast) -> Iterator[Callabl
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # to move its centres, processes wait for each other
         module.criterion.eval()
+    undo = undoing(module)
     try:
         yield step
     finally:
         module.criterion.train()
         learner.dropped()
-        with torch.no_grad():
-            for name, buffer in module.named_buffers():
-                buffer.copy_(before[name])
+        undo()
 
 
 def compile_step(network: Trainable, x: Tensor, autocast: Autocast = contextlib.nullcontext) -> str:

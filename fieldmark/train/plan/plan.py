@@ -140,7 +140,7 @@ class Plan(BaseModel):
     def check(self, data: str, asked: str, run: Path) -> None:
         """Raise FieldmarkError, in a line, if the run in this folder was begun with something else."""
         for what, same in (
-            ("other photos, labels, backbone or size", self.data == data),
+            ("other photos, labels, backbone, size or preprocessing", self.data == data),
             ("another method or other flags", self.asked == asked),
         ):
             if not same:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from fieldmark.train.loop.best import Enough
 from fieldmark.train.loop.checkpoint import Checkpoint
 from fieldmark.train.loop.loop import Loop, Outcome
 from fieldmark.train.loop.telling import Teller
@@ -20,7 +21,8 @@ from fieldmark.train.tuning.phases import drop_maps, feed_of, go_on, keep_end
 class Course:
     """One network through the phases of one plan.
 
-    folder: of checkpoints and kept maps; floor: of `Loop`; workers: threads that prepare photos (none: one a core).
+    folder: of checkpoints and kept maps; enough: do the weights do, after so many photos of all phases? workers:
+    threads that prepare photos (none: one a core).
     """
 
     def __init__(
@@ -33,12 +35,12 @@ class Course:
         tell: Teller,
         accelerator: Accelerator,
         *,
-        floor: float = 0.0,
+        enough: Enough = lambda *_: True,
         workers: int | None = None,
     ):
         self.network, self.plan, self.material, self.folder = network, plan, material, folder
         self.watch, self.tell, self.accelerator = watch, tell, accelerator
-        self.floor, self.workers = floor, workers
+        self.enough, self.workers = enough, workers
 
     def run(self, number: int, saved: Checkpoint | None) -> list[Outcome]:
         """Train phase after phase, from ``number`` on, where ``saved`` says how far it came.
@@ -50,7 +52,7 @@ class Course:
             if deadline is not None:
                 self.watch.deadline = deadline * self.plan.phases[phase].until
             try:
-                outcomes.append(self._phase(phase, saved))
+                outcomes.append(self._phase(phase, saved, sum(one.photos for one in outcomes)))
             except KeyboardInterrupt:
                 if phase == 0 or saved is not None:  # what is kept of it is more than what came before
                     raise
@@ -71,8 +73,8 @@ class Course:
                 break
         return outcomes
 
-    def _phase(self, number: int, saved: Checkpoint | None) -> Outcome:
-        """Train one phase, and leave the network whole, with the best weights."""
+    def _phase(self, number: int, saved: Checkpoint | None, seen: int) -> Outcome:
+        """Train one phase, and leave the network whole, with the best weights. seen: photos of the phases before."""
         network, plan, material = self.network, self.plan, self.material
         if self.accelerator.is_main_process:
             drop_maps(self.folder, plan, number)
@@ -101,7 +103,7 @@ class Course:
             self.folder / f"phase-{number + 1}",
             self.tell,
             self.accelerator,
-            self.floor,
+            lambda score, photos: self.enough(score, seen + photos),
         )
         if plan.compile and (why := compile_step(network, loop.example(), self.accelerator.autocast)):
             self.tell("note", why)

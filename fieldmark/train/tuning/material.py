@@ -54,7 +54,8 @@ class Material:
             paths, content, y = paths + coarse.photos.paths, content + more, np.append(y, coarse.labels)
         judges = photos([looked.paths[i] for i in rows], [looked.content[i] for i in rows], looked.y[rows])
         labels = [looked.classes[i] for i in looked.y] + y[len(part.y) :].astype(str).tolist()
-        key = data_key(looked.content + more, labels, held.tolist(), looked.graph.key)
+        read = looked.graph.preprocess.model_dump(mode="json")
+        key = data_key(looked.content + more, labels, held.tolist(), looked.graph.key, read)
         return cls(looked, held, part, photos(paths, content, y), y, judges, key)
 
     @property

@@ -23,7 +23,7 @@ from fieldmark.train.bundle.finish import finished, known_within
 from fieldmark.train.heads.head import fit_head
 from fieldmark.train.heads.warm import descriptors_of_views, warm_head
 from fieldmark.train.instant import Instant, Looked
-from fieldmark.train.loop.best import FEWER, Score
+from fieldmark.train.loop.best import Enough, Score
 from fieldmark.train.loop.telling import Teller
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
@@ -33,7 +33,7 @@ from fieldmark.train.plan.planner import Planner
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.trained import Trained
 from fieldmark.train.tuning import start
-from fieldmark.train.tuning.coarse import Coarse, Ranks
+from fieldmark.train.tuning.coarse import Coarse, Ranks, Taught
 from fieldmark.train.tuning.course import Course
 from fieldmark.train.tuning.material import Material
 from fieldmark.train.tuning.phases import newest
@@ -89,6 +89,7 @@ class Finetune:
         space, choice, _ = self.instant.select(part)
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
         measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
+        enough = self._enough(measure, len(material.y))
         network, uneven = self._network(material)
         self.planner = self._planner(self.instant.rate(looked) / slower(network))
         asked = self.recipe.key(self.card.name, self.settings.seed)
@@ -115,7 +116,6 @@ class Finetune:
                 self.watch.before += spent
                 where = f"at step {saved.step}" if saved is not None else f"after phase {number}"
                 self.tell("note", f"resumed {where}, by the plan that it was begun with")
-            planned = sum(phase.steps * phase.batch for phase in plan.phases)
             course = Course(
                 network,
                 plan,
@@ -124,7 +124,7 @@ class Finetune:
                 self.watch,
                 self.tell,
                 self.accelerator,
-                floor=self._floor(measure, planned / len(material.y), len(y_held)),
+                enough=enough,
                 workers=self.settings.workers,
             )
             outcomes = course.run(number, saved)
@@ -137,29 +137,15 @@ class Finetune:
         reached = outcomes[-1].best.score
         assert reached is not None
         seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
-        grown = seen >= GROWN * len(material.y)
-        worse = reached.worse(measure) if grown else reached.accuracy < measure.accuracy
-        if self.recipe.floor and worse:
-            why = f"fine-tuning was worse on held-out photos ({reached.accuracy:.1%}, log loss {reached.nll:.3f})"
+        what = "fine-tuning"
+        if enough(reached, seen):
+            trained = self._finished(network, looked, held, coarse)
+            if self.recipe.tta:  # until now it was judged without
+                reached = Score.of(torch.from_numpy(trained.judged.logits), torch.from_numpy(y_held))
+                what = "fine-tuning with --tta"
+        if not enough(reached, seen):
+            why = f"{what} was worse on held-out photos ({reached.accuracy:.1%}, log loss {reached.nll:.3f})"
             trained = self._instant(looked, why, measure)
-        else:
-            method = network.finish()
-            method.tta = self.recipe.tta
-            name = self.settings.method
-            known = known_within(self.recipe.budget, self.planner.rate)
-            self.method = method
-            trained = finished(method, looked, held, name, self.settings, self.folder, self.report, known)
-            if not self.card.instant or self.recipe.settings:
-                trained.network = {
-                    "task": method.task.to_dict(),
-                    "settings": method.options.model_dump(mode="json"),
-                    "tta": method.tta,
-                    "selects": method.selects,
-                }
-            trained.computed, trained.skipped = self.instant.computed, self.instant.skipped + coarse.left
-            trained.coarse = dict(zip(coarse.photos.paths, coarse.photos.content, strict=True))
-            trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
-            trained.warnings += self.instant.warnings
         trained.curve = [row for outcome in outcomes for row in outcome.best.rows]
         trained.chosen |= {
             "held_out": len(y_held),
@@ -190,11 +176,17 @@ class Finetune:
             autocast=self.accelerator.autocast,
         )
 
-    def _floor(self, measure: Score, epochs: float, held: int) -> float:
-        """The accuracy that the weights must have in the end."""
-        if not self.recipe.floor:
-            return 0.0
-        return measure.accuracy - (min(FEWER, measure.error(held)) if epochs >= GROWN else 0.0)
+    def _enough(self, measure: Score, photos: int) -> Enough:
+        """Is a score good enough to be given? Not where it is worse than the measure. photos: of an epoch."""
+
+        def enough(score: Score, seen: int) -> bool:
+            if not self.recipe.floor:
+                return True
+            if seen >= GROWN * photos:
+                return not score.worse(measure)
+            return score.accuracy >= measure.accuracy
+
+        return enough
 
     def _warm_up(self, network: Network, plan: Plan, part: Looked, photos: Photos) -> None:
         """A head to start with, from the descriptors of instant mode and of some augmented views."""
@@ -235,8 +227,29 @@ class Finetune:
         )
         return network, uneven
 
+    def _finished(self, network: Network, looked: Looked, held: np.ndarray, coarse: Taught) -> Trained:
+        """The model of what was trained."""
+        self.method = method = network.finish()
+        method.tta = self.recipe.tta
+        known = known_within(self.recipe.budget, self.planner.rate)
+        name = self.settings.method
+        trained = finished(method, looked, held, name, self.settings, self.folder, self.report, known)
+        if not self.card.instant or self.recipe.settings:
+            trained.network = {
+                "task": method.task.to_dict(),
+                "settings": method.options.model_dump(mode="json"),
+                "tta": method.tta,
+                "selects": method.selects,
+            }
+        trained.computed, trained.skipped = self.instant.computed, self.instant.skipped + coarse.left
+        trained.coarse = dict(zip(coarse.photos.paths, coarse.photos.content, strict=True))
+        trained.seconds, trained.tried = self.instant.seconds, self.instant.tried
+        trained.warnings += self.instant.warnings
+        return trained
+
     def _instant(self, looked: Looked, why: str, measure: Score | None = None) -> Trained:
         """The instant model of all photos. measure: of the one without the held-out photos."""
+        self.method = None
         trained = self.instant.learn(looked)
         right = "" if measure is None else f" ({measure.accuracy:.1%} of held-out photos)"
         trained.warnings.append(f"{why}: this is the instant model{right}")

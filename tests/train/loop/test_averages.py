@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from fieldmark.train.loop.averages import Average, between, copied, instead, learned, put, soup
+from fieldmark.train.loop.averages import Average, between, copied, instead, learned, put, soup, undoing
 
 
 def module() -> nn.Module:
@@ -35,6 +37,26 @@ def test_put_writes_into_the_modules_own_tensors() -> None:
     assert torch.equal(model[1].running_var, other[1].running_var)
     with pytest.raises(KeyError):
         put(model, {})
+
+
+def test_buffers_go_back() -> None:
+    """All that a batch moves, and nothing else; what is not in training moves none."""
+    model, x = module(), torch.randn(5, 3)
+    model.append(nn.BatchNorm1d(2).eval())
+    before = copied(dict(model.named_buffers()))
+    undo = undoing(model)
+    model(x * math.nan)
+    with torch.no_grad():
+        model[0].bias.zero_()
+    model[3].running_mean.fill_(7)
+    undo()
+    assert before.pop("3.running_mean") is not None and model[3].running_mean.tolist() == [7, 7]
+    assert all(torch.equal(model.get_buffer(name), value) for name, value in before.items())
+    assert not model[0].bias.any(), "parameters stay"
+    model(x)
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+    undo()
+    assert torch.equal(model[1].running_mean, before["1.running_mean"]), "as often as it is called"
 
 
 def test_copies_stay_as_they_are() -> None:

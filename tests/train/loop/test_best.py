@@ -61,11 +61,11 @@ def test_the_last_weights_stay_unless_earlier_ones_were_better_beyond_chance() -
         assert best.score == (Score(last, 2.0) if kept == 2 else Score(0.8, 1.0))
 
 
-def test_less_than_the_floor_does_not_stay() -> None:
+def test_what_is_not_good_enough_does_not_stay() -> None:
     best = Best()
     best.consider(state(1), Score(0.8, 1.0))
-    assert not best.settle(state(2), Score(0.79, 1.0), 25, floor=0.8) and best.state["w"].tolist() == [1, 1]
-    assert best.settle(state(2), Score(0.79, 1.0), 25, floor=0.79) and best.state["w"].tolist() == [2, 2]
+    assert not best.settle(state(2), Score(0.9, 1.0), 25, enough=False) and best.state["w"].tolist() == [1, 1]
+    assert best.settle(state(2), Score(0.79, 1.0), 25, enough=True) and best.state["w"].tolist() == [2, 2]
 
 
 def test_a_copy_of_the_best_is_kept_and_waiting_is_counted() -> None:
@@ -122,8 +122,8 @@ def test_the_last_weights_where_answers_do_not_judge() -> None:
     best.consider(state(0), Score(1.0, 0.1))
     best.remember(state(1))
     assert best.mixture() is None and torch.equal(best.mixture(1)["w"], state(1)["w"])  # type: ignore[index]
-    assert not best.settle(state(1), Score(0.2, 2.0), 100, floor=0.9)
-    assert best.settle(state(1), Score(0.2, 2.0), 100, floor=0.9, always=True)
+    assert not best.settle(state(1), Score(0.2, 2.0), 100, enough=False)
+    assert best.settle(state(1), Score(0.2, 2.0), 100, enough=False, always=True)
     assert torch.equal(best.state["w"], state(1)["w"]) and best.score == Score(0.2, 2.0)
 
 

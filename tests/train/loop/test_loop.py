@@ -19,8 +19,9 @@ from fieldmark.data.augment import Augment
 from fieldmark.data.sampler import epoch_order
 from fieldmark.train.loop import checkpoint
 from fieldmark.train.loop import loop as loops
-from fieldmark.train.loop.averages import learned, soup
+from fieldmark.train.loop.averages import between, learned, soup
 from fieldmark.train.loop.best import Score
+from fieldmark.train.loop.loop import SHARES
 
 Make = Callable[..., Any]
 
@@ -157,6 +158,17 @@ def test_the_last_weights_are_kept_where_answers_do_not_judge_them(
     assert best.state.keys() == expected.keys()
     assert all(torch.equal(best.state[name], expected[name]) for name in expected)
     assert any(not torch.equal(best.start[name], best.recent[-1][name]) for name in expected)
+
+
+def test_what_is_not_good_enough_goes_less_far(loop: Make, tmp_path: Path) -> None:
+    """From the first weights to the last; who says so hears how many photos were seen."""
+    one, asked = loop(tmp_path, judge_every=2, average=0.5), []
+    one.enough = lambda score, photos: asked.append(photos) or len(asked) == len(SHARES)
+    one.judge.score = lambda: Score(0.5, 1.0)
+    best = one.run().best
+    assert asked == [72] * len(SHARES) and SHARES[-1] < 1
+    expected = between(best.start, soup(best.recent), SHARES[-1])
+    assert all(torch.equal(best.state[name], expected[name]) for name in expected)
 
 
 def test_judging_changes_nothing(loop: Make, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fieldmark.data.sampler import epoch_order
 from fieldmark.runtime.errors import FieldmarkError
@@ -17,40 +18,55 @@ from fieldmark.train.loop import checkpoint
 
 Make = Callable[..., Any]
 
-# -- losses that are no numbers
+# -- losses and gradients that are no numbers
 
 
-def broken(one: Any, at: set[int]) -> None:
-    """Make the losses of some steps (from 0) no number."""
+def broken(one: Any, at: set[int], what: str = "loss") -> None:
+    """Make the losses of some steps (from 0) no number, or the gradients of losses that are one."""
     real = one.stepper.shared
 
     def shared(x: torch.Tensor, y: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
         losses = real(x, y)
-        return {name: value * math.nan for name, value in losses.items()} if one.step in at else losses
+        if one.step not in at:
+            return losses
+        if what == "loss":
+            return {name: value * math.nan for name, value in losses.items()}
+        weight = next(p for p in one.module.parameters() if p.requires_grad)
+        steep = (weight - weight.detach()).sum().sqrt()  # 0, and infinitely steep
+        return {**losses, "loss": losses["loss"] + steep}
 
     one.stepper.shared = shared
 
 
-def test_a_loss_that_is_no_number_names_its_photos(loop: Make, some: SimpleNamespace, tmp_path: Path) -> None:
-    one = loop(tmp_path)
-    broken(one, {4})
+@pytest.mark.parametrize(("what", "clip"), [("loss", 1.0), ("gradient", 1.0), ("gradient", 0.0)])
+def test_what_is_no_number_names_its_photos(
+    loop: Make, some: SimpleNamespace, tmp_path: Path, what: str, clip: float
+) -> None:
+    one = loop(tmp_path, clip=clip)
+    broken(one, {4}, what)
     photo = some.train[epoch_order(some.labels, 1, 3)[8]]
     with pytest.raises(FieldmarkError) as caught:
         one.run()
     text = str(caught.value)
-    assert "not a number at step 5" in text and photo in text and "--on-nan skip" in text and "\n" not in text
+    assert (
+        f"the {what} is not a number at step 5" in text
+        and photo in text
+        and "--on-nan skip" in text
+        and "\n" not in text
+    )
     assert checkpoint.newest(tmp_path / "phase-1").step == 3, "what was there before stays"
 
 
-def test_or_it_is_skipped(loop: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_or_it_is_skipped(loop: Make, tmp_path: Path, what: str) -> None:
     told: list[tuple[Any, ...]] = []
-    one = loop(tmp_path, tell=lambda *what: told.append(what), on_nan="skip")
-    before: dict[str, torch.Tensor] = {}
-    broken(one, {0, 4})
+    one = loop(tmp_path, tell=lambda *line: told.append(line), on_nan="skip")
+    broken(one, {0, 4}, what)
     ended = one.run()
-    notes = [what[1] for what in told if what[0] == "note"]
+    notes = [line for kind, line, *_ in told if kind == "note"]
     assert len(notes) == 2 and "step 1 " in notes[0] and notes[1].endswith("this step is skipped")
-    assert ended.stopped == "done" and one.step == 9 and not before
+    assert ended.stopped == "done" and one.step == 9
+    assert all(parameter.isfinite().all() for parameter in one.module.parameters())
     assert all(tensor.isfinite().all() for tensor in ended.best.state.values())
     assert math.isfinite(ended.best.rows[-1]["train_loss"])
 
@@ -107,12 +123,25 @@ def test_out_of_memory_in_one_of_several_processes(
         one.stepper._halve(MemoryError())
 
 
-def test_what_was_left_out_teaches_nothing(loop: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_was_left_out_teaches_nothing(loop: Make, tmp_path: Path, what: str) -> None:
     one, dropped = loop(tmp_path, on_nan="skip"), []
     one.learner.dropped = lambda: dropped.append(one.step)
-    broken(one, {4})
+    broken(one, {4}, what)
     one.run()
     assert dropped == [4]
+
+
+def test_what_was_left_out_moves_no_statistics(loop: Make, network: Make, tmp_path: Path) -> None:
+    made = network()
+    made.method.head = nn.Sequential(nn.BatchNorm1d(made.head.in_features), made.head)
+    one = loop(tmp_path, made=made, on_nan="skip")
+    rows, images, boxes = next(iter(one.batches.since(0)))
+    norm = made.method.head[0]
+    one._train(rows, images * math.nan, boxes)
+    assert not norm.running_mean.any() and norm.num_batches_tracked == 0
+    one._train(rows, images, boxes)
+    assert norm.running_mean.isfinite().all() and norm.running_mean.any()
 
 
 def test_not_even_one_photo(loop: Make, tmp_path: Path) -> None:

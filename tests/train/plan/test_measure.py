@@ -12,8 +12,19 @@ import torch
 from planning import Make, planner
 from torch import nn
 
+from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.plan import measure
-from fieldmark.train.plan.measure import Gauge, Speed, as_it_was, compile_step, entries, places, rate, steps
+from fieldmark.train.plan.measure import (
+    Gauge,
+    Speed,
+    as_it_was,
+    compile_step,
+    entries,
+    fitting,
+    places,
+    rate,
+    steps,
+)
 
 
 class Steps(nn.Module):
@@ -70,6 +81,60 @@ def test_steps_run_in_the_precision_of_training() -> None:
     with steps(Fake(Steps(turns=2)), torch.rand(4, 3, 4, 4), autocast) as step:
         step()
     assert len(entered) == 2
+
+
+class Short(Steps):
+    """Short of memory: so many views are too many."""
+
+    def __init__(self, most: int, error: BaseException, views: int = 1):
+        super().__init__(views=views)
+        self.most, self.error = most, error
+
+    def forward(self, x: torch.Tensor, targets: torch.Tensor, **more: Any) -> dict[str, torch.Tensor]:
+        losses = super().forward(x, targets, **more)
+        if len(x) > self.most:
+            raise self.error
+        return losses
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), MemoryError()])
+def test_what_fits_into_memory_is_measured(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """A batch that is too large is halved; all views of a photo stay together."""
+    monkeypatch.setattr(measure, "SECONDS", 0.0)
+    module = Short(8, error, views=3)
+    speed, photos = fitting(Fake(module), torch.rand(27, 3, 4, 4))
+    assert photos == 2 and speed > 0 and {count for count, *_ in module.calls} == {27, 12, 6}
+    assert float(module.seen) == 0 and module.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "line"),
+    [
+        (MemoryError(), FieldmarkError, "not enough memory for one photo at a time: give a smaller --size"),
+        (RuntimeError("shapes do not fit"), RuntimeError, "shapes do not fit"),
+    ],
+)
+def test_measuring_ends_where_no_photo_fits(error: Exception, raised: type[Exception], line: str) -> None:
+    with pytest.raises(raised, match=line):
+        fitting(Fake(Short(0, error)), torch.rand(4, 3, 4, 4))
+
+
+def test_a_plan_is_made_with_what_fits(network: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def small(_: Any, x: torch.Tensor, *__: Any) -> float:
+        seen.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError
+        return 10.0
+
+    monkeypatch.setattr(measure, "rate", small)
+    net, gauge = network(), Gauge(8, 1)
+    gauge.size = 32
+    assert gauge.largest(net, [8, 16]) == 8 and gauge.speed(net, "").step == 10.0
+    monkeypatch.setattr(measure, "compile_step", lambda _, x, *__: seen.append(-len(x)) or "")
+    assert not gauge.compiling(net, 100.0)[0], "as quick as before"
+    assert seen == [8, 4, 2] * 3 + [-2, 2]
 
 
 def test_places_and_entries(network: Make) -> None:

@@ -103,17 +103,25 @@ ONE_LESS = Score(0.495, 1.0, (True,) * 99 + (False,) * 101, (1.0,) * 200)
 
 
 @pytest.mark.parametrize(
-    ("reached", "photos", "worse"),
+    ("reached", "photos", "again", "worse"),
     [
-        (Score(0.4, 0.1), 84, True),
-        (Score(0.5, 3.0), 84, False),
-        (ONE_LESS, 84, True),
-        (ONE_LESS, 300, False),  # after five epochs a photo of two hundred decides nothing
-        (Score(0.4, 0.1), 300, True),
+        (Score(0.4, 0.1), 84, None, True),
+        (Score(0.5, 3.0), 84, None, False),
+        (ONE_LESS, 84, None, True),
+        (ONE_LESS, 300, None, False),  # after five epochs a photo of two hundred decides nothing
+        (Score(0.4, 0.1), 300, None, True),
+        (Score(0.6, 1.0), 300, Score(0.4, 1.0), True),  # the second look of --tta made it worse
+        (Score(0.6, 1.0), 300, ONE_LESS, False),
     ],
 )
 def test_the_instant_model_is_the_measure(
-    look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: Score, photos: int, worse: bool
+    look: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reached: Score,
+    photos: int,
+    again: Score | None,
+    worse: bool,
 ) -> None:
     from fieldmark.train.loop.best import Best
     from fieldmark.train.loop.loop import Outcome
@@ -122,19 +130,32 @@ def test_the_instant_model_is_the_measure(
     seen, made = look(12), []
     monkeypatch.setattr(Finetune, "_warm_up", lambda *_: None)
     monkeypatch.setattr(tuner, "finished", lambda *_: made.append(1) or seen.instant.learn(seen.looked))
-    monkeypatch.setattr(tuner.Score, "of", classmethod(lambda *_: ALL))
+    scores = iter([ALL, again])
+    monkeypatch.setattr(tuner.Score, "of", classmethod(lambda *_: next(scores)))
     best = Best(reached, rows=[{"step": 1}])
     monkeypatch.setattr(tuner.Course, "run", lambda *_: [Outcome(best, photos, 2.0, "done")])
-    trained = fit(seen, tmp_path)
-    assert made == ([] if worse else [1])
-    told = trained.chosen
-    assert (told["held_out_top1"], told["held_out_top1_instant"]) == (reached.accuracy, 0.5)
+    one = run(seen, tmp_path, tta=again is not None)
+    trained = one.fit(seen.looked, hold_out(seen.looked, np.zeros(48, bool)))
+    assert made == ([] if worse and again is None else [1]) and (one.method is None) == worse
+    told, lines = trained.chosen, [line for line in trained.warnings if "was worse on held-out" in line]
+    assert len(lines) == worse and all(("with --tta" in line) == (again is not None) for line in lines)
+    assert (told["held_out_top1"], told["held_out_top1_instant"]) == ((again or reached).accuracy, 0.5)
     assert (
         told["photos_per_second"] == photos / 2
         and told["stopped"] == "done"
         and trained.curve == [{"step": 1}]
     )
     assert told["epochs"] == round(photos / (48 - told["held_out"]), 3)
+
+
+def test_all_phases_end_by_the_rule_that_decides_in_the_end(
+    look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Finetune, "_enough", lambda *_: lambda _, seen: asked.append(seen) or True)
+    told = fit(look(12), tmp_path, phases="two", epochs=4).chosen
+    first, second, end = asked
+    assert 0 < first < second == end == sum(one["steps"] * 8 for one in told["plan"]["phases"])
 
 
 def test_it_trains_and_says_what_it_did(look: Make, tmp_path: Path) -> None:
@@ -248,7 +269,7 @@ def test_new_layers_begin_with_the_seeds_weights(look: Make, tmp_path: Path) -> 
     assert any("projection" in name for name in differ) and any("criterion" in name for name in differ)
 
 
-@pytest.mark.parametrize("change", ["photos", "labels", "held out", "backbone", "loss", "method"])
+@pytest.mark.parametrize("change", ["photos", "labels", "held out", "backbone", "resize", "loss", "method"])
 def test_a_killed_run_goes_on_only_with_the_same(
     look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -272,13 +293,16 @@ def test_a_killed_run_goes_on_only_with_the_same(
         held = np.roll(held, 1)
     elif change == "backbone":
         looked = replace(looked, graph=replace(looked.graph, key="0" * 32))
+    elif change == "resize":
+        other = looked.graph.preprocess.model_copy(update={"resize": "pad"})
+        looked = replace(looked, graph=replace(looked.graph, preprocess=other))
     elif change == "method":  # which begins with the same frozen graph
         seen.instant.settings = replace(seen.instant.settings, method="mc_loss")
     more = {"loss": "focal"} if change == "loss" else {}
     with pytest.raises(FieldmarkError) as caught:
         run(seen, tmp_path, **more).fit(looked, held)
     line = str(caught.value)
-    what = "other photos, labels, backbone or size"
+    what = "other photos, labels, backbone, size or preprocessing"
     what = "another method or other flags" if change in ("loss", "method") else what
     assert f"was begun with {what}" in line and "\n" not in line
     assert str(tmp_path) in line and "--overwrite" in line
