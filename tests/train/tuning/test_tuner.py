@@ -154,8 +154,8 @@ def test_all_phases_end_by_the_rule_that_decides_in_the_end(
     asked: list[int] = []
     monkeypatch.setattr(Finetune, "_enough", lambda *_: lambda _, seen: asked.append(seen) or True)
     told = fit(look(12), tmp_path, phases="two", epochs=4).chosen
-    first, second, end = asked
-    assert 0 < first < second == end == sum(one["steps"] * 8 for one in told["plan"]["phases"])
+    first, second = dict.fromkeys(asked)  # each phase may try several mixtures
+    assert 0 < first < second == asked[-1] == sum(one["steps"] * 8 for one in told["plan"]["phases"])
 
 
 def test_it_trains_and_says_what_it_did(look: Make, tmp_path: Path) -> None:
