@@ -14,12 +14,13 @@ _FRONT = """# Methods, measured
 <!-- Made by docs/methods.py from fieldmark/methods/measured.csv: benchmarks/methods.py measures. -->
 
 The same backbone (EfficientNet-Lite0), photos, seeds and wall time for every method, on two cores; test photos were
-judged once. **Points** are those of top-1 above `plain` (average pooling, trained like the method: methods that crop or
-shuffle photos are compared with `plain` from new views, as they must be). Costs are times those of `plain` trained
-alike: of a photo learned, and of one answered. *Top-1 a minute* is the mean of top-1 over the minutes that the training
-took; *epochs* are the passes over the photos that it had time for, a mean over the sets. An empty cell was not
-measured. ±: standard deviation over the seeds, where there are several; with one seed, a point or two says nothing.
-Rows may be of several versions of fieldmark: the column `version` of benchmarks/results/methods.csv says which.
+judged once. **Points** are those of top-1 above `plain` (average pooling, trained like the method: one that learned
+from new views of the photos, and not from kept maps, is compared with `plain` from new views). Costs are times those of
+`plain` trained alike: of a photo learned, and of one answered. *Top-1 a minute* is the mean of top-1 over the minutes
+that the training took; *epochs* are the passes over the photos that it had time for, a mean over the sets. An empty
+cell was not measured. ±: standard deviation over the seeds, where there are several; with one seed, a point or two
+says nothing. Rows may be of several versions of fieldmark: the column `version` of benchmarks/results/methods.csv says
+which.
 """
 _HEADS = {
     "instant": "## Heads alone, the backbone frozen (`--mode instant`)",
