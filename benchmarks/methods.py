@@ -27,6 +27,7 @@ from typing import Any
 import common
 
 from fieldmark.evaluate import bench
+from fieldmark.evaluate.bench_summary import summary
 from fieldmark.methods.measured import TABLE, Measured
 from fieldmark.runtime.bundle import Bundle
 from fieldmark.train.recipe import INSTANT
@@ -92,25 +93,25 @@ def measure(sets: list[str], names: list[str] | None, seeds: int, budget: str, w
         tables()
 
 
+def usual() -> list[dict[str, str]]:
+    """Those of the usual backbone, size and flags: others may stand in the table, and are not compared with them."""
+    return [row for row in bench.read(ROWS) if not (row["backbone"] or row["size"] or row["flags"])]
+
+
 def best() -> list[str]:
-    """The eight methods with the most right answers to held-out photos of train, a mean over the screened sets; one
-    that could not be trained on a set has none right there."""
-    rows = [row for row in bench.read(ROWS) if row["budget"] == SCREENED and row["set"] in SCREEN]
+    """The eight methods with the most right answers to held-out photos of train, a mean over the screened sets that
+    they can serve; one that could not be trained on a set has none right there."""
     found: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if " " not in row["method"] and row["method"] != bench.YARDSTICK:
+    for row in usual():
+        screened = row["budget"] == SCREENED and row["set"] in SCREEN
+        if screened and " " not in row["method"] and row["method"] != bench.YARDSTICK:
             found.setdefault(row["method"], {})[row["set"]] = float(row["held_out_top1"] or 0)
-    means = {name: sum(own.values()) / len(SCREEN) for name, own in found.items()}
-    return sorted(means, key=lambda name: -means[name])[:BEST]
+    return sorted(found, key=lambda name: -statistics.mean(found[name].values()))[:BEST]
 
 
 def tables() -> None:
     """measured.csv: a line for each method, set and budget; without numbers where nothing was trained in the time."""
-    rows = bench.read(ROWS)
-    lines = []
-    for budget in sorted({row["budget"] for row in rows}, key=_length):
-        for line in bench.summary([row for row in rows if row["budget"] == budget]):
-            lines.append({"budget": budget, **line})
+    lines = sorted(summary(usual()), key=lambda line: _length(line["budget"]))
     with TABLE.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, Measured._fields, extrasaction="ignore", lineterminator="\n")
         table.writeheader()

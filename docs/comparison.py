@@ -14,15 +14,24 @@ _FRONT = """# Methods, measured
 <!-- Made by docs/methods.py from fieldmark/methods/measured.csv: benchmarks/methods.py measures. -->
 
 The same backbone (EfficientNet-Lite0), photos, seeds and wall time for every method, on two cores; test photos were
-judged once. **Points** are those of top-1 above `plain` (average pooling, trained like the method: methods that crop or
-shuffle photos are compared with `plain` from new views, as they must be). Costs are times those of `plain` trained
-alike: of a photo learned, and of one answered. *Top-1 a minute* is the mean of top-1 over the minutes that the training
-took; *epochs* are the passes over the photos that it had time for, a mean over the sets. An empty cell was not
+judged once. **Points** are those of top-1 above `plain` (average pooling, trained like the method: one that learned
+from new views of the photos, and not from kept maps, is compared with `plain` from new views). Costs are times those of
+`plain` trained alike: of a photo learned, and of one answered. *Top-1 a minute* is the mean of top-1 over the minutes
+that the training took; *epochs* are the passes over the photos that it had time for; *on the mark* is the share of
+photos whose strongest place lies on the mark, where that is known: all means over the sets. An empty cell was not
 measured. ±: standard deviation over the seeds, where there are several; with one seed, a point or two says nothing.
 Rows may be of several versions of fieldmark: the column `version` of benchmarks/results/methods.csv says which.
 """
 _HEADS = {
     "instant": "## Heads alone, the backbone frozen (`--mode instant`)",
+}
+#: Columns of means over the sets: of which field, their head and how they are written.
+_MEANS = {
+    "training": ("training", ".1f"),
+    "answer": ("answer", ".1f"),
+    "per_minute": ("top-1 a minute", ".2f"),
+    "epochs": ("epochs", ".1f"),
+    "mark_hit": ("on the mark", ".2f"),
 }
 #: What to know before reading the rows of a budget.
 _SAID = {
@@ -67,7 +76,7 @@ def _table(rows: list[Measured]) -> list[str]:
         return mean(values) if values else 0.0
 
     heads = ["method", *[f"{name}: top-1" for name in sets], *[f"{name}: points" for name in sets]]
-    heads += ["training", "answer", "top-1 a minute", "epochs"]
+    heads += [head for head, _ in _MEANS.values()]
     lines = (
         [f"Seeds: {' to '.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))} a cell.", ""]
         if seeds
@@ -79,9 +88,9 @@ def _table(rows: list[Measured]) -> list[str]:
         link = f"[`{name}`]({name}.md)" if name in known else name
         cells = [link, *[_top1(own.get(one)) for one in sets]]
         cells += [_number(own[one].delta if one in own else None, "+.1f") for one in sets]
-        for what in ("training", "answer", "per_minute", "epochs"):
+        for what, (_, how) in _MEANS.items():
             values = [value for row in own.values() if (value := getattr(row, what)) is not None]
-            cells.append(_number(mean(values) if values else None, ".2f" if what == "per_minute" else ".1f"))
+            cells.append(_number(mean(values) if values else None, how))
         lines.append(_line(cells))
     return lines + (["", f"Could not be trained in this time: {', '.join(idle)}."] if idle else [])
 

@@ -34,11 +34,11 @@ All methods learn by the same plan (`--optimizer`, rates, epochs), not each by i
 its paper, its file says so and why.
 
 *training* and *answer* are times the time of `plain` trained alike, for a photo learned and for one answered. Columns
-named after sets of photos hold points of top-1 above `plain` with the same backbone, photos, seeds and time (methods
-that crop or shuffle photos: above `plain` trained from new views, as they must be), in the longest time that was
-measured: mostly a minute of two cores, in which such methods come to an epoch or none. An empty cell was not
-measured. [Methods, measured](comparison.md) has all of it, with the epochs. `--method auto` picks what it supports for
-your photos.
+named after sets of photos hold points of top-1 above `plain` with the same backbone, photos, seeds and time (of methods
+that learned from new views of the photos, and not from kept maps: above `plain` from new views), in the longest time
+that was measured: mostly a minute of two cores, in which methods that crop or shuffle photos come to an epoch or none.
+An empty cell was not measured. [Methods, measured](comparison.md) has all of it, with the epochs. `--method auto` picks
+what it supports for your photos.
 What a method's page calls *published* is its authors' own result, often of the best epoch on the test photos, and with
 another backbone than its neighbour's: compare methods by what was measured alike.
 """

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fieldmark.runtime.errors import FieldmarkError, UsageError
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Prediction, Skipped
+
+if TYPE_CHECKING:
+    from fieldmark.explain.locate import Located
 
 Report = Callable[..., None]
 
@@ -159,6 +162,17 @@ class Recognizer:
             return []
         index, cosine = similar(query, gallery[good], min(k, len(good)))
         return [(among[good[i]], float(c)) for i, c in zip(index[0], cosine[0], strict=True)]
+
+    def locate(self, photos: Any, **options: Any) -> list[Located]:
+        """Where the things in photos are, as `fieldmark locate` says it: paths, one or several. PyTorch is needed.
+
+        options: ``most`` and ``threshold`` of `fieldmark.explain.locate.Locator`. Raises FieldmarkError for a model
+        that does not show where it looks.
+        """
+        from fieldmark.explain.locate import Locator
+
+        paths = [photos] if isinstance(photos, str | Path) else photos
+        return list(Locator(self.predictor.bundle, **options)([str(path) for path in paths]))
 
     # -- judging it
 

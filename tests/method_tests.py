@@ -51,13 +51,18 @@ TASK = Task(CLASSES, (("genus", (0, 0, 1, 1)),))
 class CommonTests:
     """name: the method's; change: the largest difference between engines, relative to the largest answer;
     backbones: that it takes, settings: that it is tested with; near: how far a photo's answer may lie from the one
-    it gets among others, relative and absolute."""
+    it gets among others, relative and absolute; steps: in which it learns 16 photos by heart; descends: does a small
+    step against the gradient lower the loss? (Not where the gradient is an estimate.) frozen: backbones that stay as
+    they are, by design."""
 
     name: str
     change = 1e-3
     backbones: ClassVar[tuple[str, ...]] = tuple(BACKBONES)
     settings: ClassVar[dict[str, Any]] = {}
     near = (1e-3, 1e-4)
+    steps = 60
+    descends = True
+    frozen: ClassVar[tuple[str, ...]] = ()
 
     def make(
         self,
@@ -151,6 +156,113 @@ class CommonTests:
         assert seen.shape[0] == 3 and seen.ndim == 3 and seen.isfinite().all() and seen.min() >= 0
         assert not seen.requires_grad
 
+    # -- learning
+
+    def network(self, backbone: str, classes: int = CLASSES) -> Network:
+        method = self.make(backbone, 64, fresh=True, task=TASK if classes == CLASSES else _task(classes))
+        torch.manual_seed(0)
+        criterion = build(DEFAULT_LOSS, classes=classes, embedding=5)
+        network = Network(method, criterion, pixels="pixels" in methods.card(self.name).needs)
+        network.module.train()
+        network.freeze_statistics()
+        return network
+
+    def batch(self, photos: int, classes: int = CLASSES) -> tuple[torch.Tensor, torch.Tensor]:
+        """Photos of all classes in turn, in as many views as the method wants, and their labels."""
+        views = methods.get(self.name).views
+        kinds = images(classes, 64, seed=3)
+        labels = torch.arange(photos) // 2 % classes
+        x = torch.cat([kinds[labels] + 0.5 * images(photos, 64, seed=view) for view in range(views)])
+        return x, labels
+
+    def total(self, network: Network, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The loss over all turns, by the same chance each time."""
+        losses = []
+        for turn in range(network.method.turns):
+            torch.manual_seed(7)
+            losses.append(network.module(x, y, turn=turn, progress=0.5)["loss"])
+        return torch.stack(losses).sum()
+
+    @pytest.mark.parametrize("classes", [2, 7])
+    def test_any_number_of_classes(self, backbone, classes):
+        network = self.network(backbone, classes)
+        x, y = self.batch(6, classes)
+        assert self.total(network, x, y).isfinite()
+        network.method.eval()
+        with torch.inference_mode():
+            assert network.method(x[:1]).shape == (1, classes)
+
+    def test_every_weight_of_its_own_learns(self, backbone):
+        """In some phase a gradient reaches it, and the backbone too."""
+        network = self.network(backbone)
+        x, y = self.batch(8)
+        known = {n: p for n, p in network.method.named_parameters() if p.requires_grad}
+        reached: set[str] = set()
+        for phase in range(len(network.method.phases)):
+            network.method.begin(phase)
+            self.total(network, x, y).backward()
+            reached |= {n for n, p in known.items() if p.grad is not None and p.grad.abs().max() > 0}
+        assert {n for n in known if not n.startswith("backbone.")} <= reached
+        assert any(n.startswith("backbone.") for n in reached) == (backbone not in self.frozen)
+
+    def test_a_photo_alone_teaches(self):
+        """A batch may hold one photo: --batch 1, or what is left of one that did not fit into memory."""
+        network = self.network(self.backbones[0])
+        x, y = self.batch(1)
+        for phase in range(len(network.method.phases)):
+            network.method.begin(phase)
+            loss = self.total(network, x, y)
+            loss.backward()
+            grads = [p.grad for p in network.method.parameters() if p.grad is not None]
+            assert grads and all(value.isfinite().all() for value in (loss, *grads))
+
+    def test_a_step_lowers_the_loss(self, backbone):
+        if not self.descends:
+            pytest.skip("its gradient is an estimate")
+        network = self.network(backbone)
+        x, y = self.batch(8)
+        before = self.total(network, x, y)
+        before.backward()
+        network.method.begin(0)
+        with torch.no_grad():
+            moved = [p for p in network.method.parameters() if p.grad is not None and p.requires_grad]
+            size = sum(float(p.grad.square().sum()) for p in moved)
+            for p in moved:
+                p -= p.grad * min(1e-3, 1e-2 * float(before.detach()) / size)
+            assert self.total(network, x, y) < before
+
+    def test_it_learns_16_photos_by_heart(self):
+        network = self.network(self.backbones[0])
+        x, y = self.batch(16)
+        method = network.method
+        method.prepare(0, lambda: iter([(x[:16], y)]))
+        network.module.train()
+        network.freeze_statistics()
+        optimizer = torch.optim.AdamW(network.module.parameters(), 3e-3, weight_decay=0.0)
+        for step in range(self.steps):
+            for turn in range(method.turns):
+                torch.manual_seed(step)
+                network.module(x, y, turn=turn, progress=step / self.steps)["loss"].backward()
+                optimizer.step()
+                method.stepped()
+                optimizer.zero_grad()
+        method.eval()
+        with torch.inference_mode():
+            right = (method(x[:16]).argmax(1) == y).sum()
+        assert right >= 15
+
+    def test_saved_and_read(self, backbone):
+        one = self.make(backbone, 64)
+        with torch.no_grad():
+            for p in one.parameters():
+                p += 0.01
+        two = self.make(backbone, 64, fresh=True)
+        two.load_state_dict(one.state_dict())
+        x = images(2, 64)
+        with torch.inference_mode():
+            torch.testing.assert_close(two(x), one(x))
+        one.load_state_dict(self.make(backbone, 64, fresh=True).state_dict())  # others share its backbone
+
 
 class FrozenTests(CommonTests):
     """A method of which instant mode fits the head alone, at one or several scales."""
@@ -222,65 +334,12 @@ class FrozenTests(CommonTests):
 
 
 class TrainedTests(CommonTests):
-    """A method with layers of its own. steps: in which it learns 16 photos by heart; descends: does a small step
-    against the gradient lower the loss? (Not where the gradient is an estimate.)"""
-
-    steps = 60
-    descends = True
-
-    def network(self, backbone: str, classes: int = CLASSES) -> Network:
-        method = self.make(backbone, 64, fresh=True, task=TASK if classes == CLASSES else _task(classes))
-        torch.manual_seed(0)
-        criterion = build(DEFAULT_LOSS, classes=classes, embedding=5)
-        network = Network(method, criterion, pixels="pixels" in methods.card(self.name).needs)
-        network.module.train()
-        network.freeze_statistics()
-        return network
-
-    def batch(self, photos: int, classes: int = CLASSES) -> tuple[torch.Tensor, torch.Tensor]:
-        """Photos of all classes in turn, in as many views as the method wants, and their labels."""
-        views = methods.get(self.name).views
-        kinds = images(classes, 64, seed=3)
-        labels = torch.arange(photos) // 2 % classes
-        x = torch.cat([kinds[labels] + 0.5 * images(photos, 64, seed=view) for view in range(views)])
-        return x, labels
-
-    def total(self, network: Network, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The loss over all turns, by the same chance each time."""
-        losses = []
-        for turn in range(network.method.turns):
-            torch.manual_seed(7)
-            losses.append(network.module(x, y, turn=turn, progress=0.5)["loss"])
-        return torch.stack(losses).sum()
+    """A method with layers of its own."""
 
     def test_its_card_says_what_it_needs(self):
         card = methods.card(self.name)
         assert not card.instant and set(card.needs) <= set(methods.NEEDS) and card.when
         assert sum(methods.get(self.name).phases) == pytest.approx(1)
-
-    @pytest.mark.parametrize("classes", [2, 7])
-    def test_any_number_of_classes(self, backbone, classes):
-        network = self.network(backbone, classes)
-        x, y = self.batch(6, classes)
-        assert self.total(network, x, y).isfinite()
-        network.method.eval()
-        with torch.inference_mode():
-            assert network.method(x[:1]).shape == (1, classes)
-
-    def test_every_weight_of_its_own_learns(self, backbone):
-        network = self.network(backbone)
-        x, y = self.batch(8)
-        own = {
-            n: p
-            for n, p in network.method.named_parameters()
-            if not n.startswith(("backbone.", "projection.")) and p.requires_grad
-        }
-        reached: set[str] = set()
-        for phase in range(len(network.method.phases)):
-            network.method.begin(phase)
-            self.total(network, x, y).backward()
-            reached |= {n for n, p in own.items() if p.grad is not None and p.grad.abs().max() > 0}
-        assert set(own) == reached
 
     def test_losses_of_the_embedding_count_once(self):
         """However many logits a step judges: else centres would move, and triplets weigh, several times as much."""
@@ -291,53 +350,6 @@ class TrainedTests(CommonTests):
         for turn in range(method.turns):
             method.training_step(Batch(x, y, method.views, turn, 0.5), criterion)
         assert 0 in calls and len(set(calls)) == len(calls)
-
-    def test_a_step_lowers_the_loss(self, backbone):
-        if not self.descends:
-            pytest.skip("its gradient is an estimate")
-        network = self.network(backbone)
-        x, y = self.batch(8)
-        before = self.total(network, x, y)
-        before.backward()
-        network.method.begin(0)
-        with torch.no_grad():
-            moved = [p for p in network.method.parameters() if p.grad is not None and p.requires_grad]
-            size = sum(float(p.grad.square().sum()) for p in moved)
-            for p in moved:
-                p -= p.grad * min(1e-3, 1e-2 * float(before.detach()) / size)
-            assert self.total(network, x, y) < before
-
-    def test_it_learns_16_photos_by_heart(self):
-        network = self.network(self.backbones[0])
-        x, y = self.batch(16)
-        method = network.method
-        method.prepare(0, lambda: iter([(x[:16], y)]))
-        network.module.train()
-        network.freeze_statistics()
-        optimizer = torch.optim.AdamW(network.module.parameters(), 3e-3, weight_decay=0.0)
-        for step in range(self.steps):
-            for turn in range(method.turns):
-                torch.manual_seed(step)
-                network.module(x, y, turn=turn, progress=step / self.steps)["loss"].backward()
-                optimizer.step()
-                method.stepped()
-                optimizer.zero_grad()
-        method.eval()
-        with torch.inference_mode():
-            right = (method(x[:16]).argmax(1) == y).sum()
-        assert right >= 15
-
-    def test_saved_and_read(self, backbone):
-        one = self.make(backbone, 64)
-        with torch.no_grad():
-            for p in one.parameters():
-                p += 0.01
-        two = self.make(backbone, 64, fresh=True)
-        two.load_state_dict(one.state_dict())
-        x = images(2, 64)
-        with torch.inference_mode():
-            torch.testing.assert_close(two(x), one(x))
-        one.load_state_dict(self.make(backbone, 64, fresh=True).state_dict())  # others share its backbone
 
     def test_behind_a_cut(self, backbone):
         """It learns the same from maps as from photos, where it can; else the lower part can be left as it is."""

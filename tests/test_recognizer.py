@@ -90,6 +90,25 @@ def test_photos_of_any_kind(fitted: Recognizer, photo_folder: Path, tmp_path: Pa
         assert np.isnan(bad).all() and np.isfinite(good).all()
 
 
+def test_it_says_where_things_are(fitted: Recognizer, photo_folder: Path, tmp_path: Path) -> None:
+    """As the model's own locator does, of one photo or several; the answer is that of predict."""
+    photos = photos_of(photo_folder, 1)
+    (tmp_path / "bad.jpg").write_text("text")
+    *found, bad = fitted.locate([*photos, tmp_path / "bad.jpg"], most=1)
+    assert bad.error and not bad.things
+    for photo, one, answer in zip(photos, found, fitted.predict(photos), strict=True):
+        assert (one.path, one.label) == (str(photo), answer.label)
+        assert one.score == pytest.approx(answer.score, abs=1e-3)
+        ((left, top, right, bottom),) = (thing.box for thing in one.things)
+        assert 0 <= left < right <= 64 and 0 <= top < bottom <= 64
+        assert one.mask is not None and one.mask.shape == (64, 64) and one.mask.any()
+    (alone,) = fitted.locate(str(photos[0]), threshold=0.5)
+    (box,), (small,) = found[:1][0].things, alone.things[:1]
+    assert small.box != box.box and small.score == pytest.approx(box.score)
+    with pytest.raises(FieldmarkError, match="call fit"):
+        Recognizer().locate(photos)
+
+
 def test_saved_and_loaded_it_answers_the_same(fitted: Recognizer, photo_folder: Path, tmp_path: Path) -> None:
     photos = photos_of(photo_folder)
     target = fitted.save(tmp_path / "deep/model")

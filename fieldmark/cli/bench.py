@@ -47,6 +47,7 @@ def bench(
     Every row is written as it comes; the same command goes on where it was stopped. Test photos are judged once.
     """
     from fieldmark.evaluate import bench as table
+    from fieldmark.evaluate.bench_summary import summary
     from fieldmark.runtime.catalog import Catalog
     from fieldmark.runtime.errors import FieldmarkError
     from fieldmark.train.choose import fitting
@@ -63,7 +64,7 @@ def bench(
         for row in table.run(source, wanted, out, Path(work), progress):
             told = row.get("error") or f"{float(row['top1']):.1%} of {row['n_test']} test photos"
             progress("", 0, None, f"{row['method']}, seed {row['seed']}: {told}")
-    lines = table.summary(table.alike(table.read(out), wanted[0], table.fingerprint(catalog)))
+    lines = summary(table.alike(table.read(out), wanted[0], table.fingerprint(catalog)))
     screen.table(
         ("method", "top-1", "spread", "points to plain", "training", "answer", "mark hit"),
         [

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ COLUMNS = (
         "instant_top1",
         "seconds",
         "epochs",
+        "views",
         "photos_per_second",
     ),
     *("answer_ms", "model_mb", "mark_hit", "mark_inside", "mark_area", "error"),
@@ -53,9 +54,11 @@ COLUMNS = (
 )
 #: What a row is found by.
 KEY = ("set", "method", "seed", "budget", "backbone", "size", "flags")
+#: What rows that may stand beside each other share.
+ALIKE = tuple(name for name in KEY if name not in ("method", "seed"))
 #: Passes over one picture that an answer is timed by, of which the median counts.
 TIMED = 15
-#: The yardstick, and how it learns where a method cannot learn from kept maps: as that one must.
+#: The yardstick, and how it learns beside a method that learned from new views of the photos: as that one did.
 YARDSTICK, PIXELS = "plain", "plain (new views)"
 
 
@@ -72,6 +75,10 @@ class Cell:
     flags: str = ""
 
     @property
+    def key(self) -> tuple[str, ...]:
+        return _key(asdict(self))
+
+    @property
     def words(self) -> list[str]:
         words = ["--method", self.method.partition(" ")[0], "--seed", str(self.seed)]
         words += ["--mode", INSTANT] if self.budget == INSTANT else ["--budget", self.budget]
@@ -84,10 +91,8 @@ class Cell:
 def cells(
     set: str, names: Sequence[str], seeds: Sequence[int], budget: str, backbone: str, size: str, flags: str
 ) -> list[Cell]:
-    """All trainings of a comparison, seed by seed, the yardstick first (twice, where a method needs pixels)."""
-    cards = [methods.card(name) for name in names]
-    wanted = [YARDSTICK, *([PIXELS] if any("pixels" in card.needs for card in cards) else [])]
-    wanted += [card.name for card in cards if card.name != YARDSTICK]
+    """All trainings of a comparison, seed by seed, the yardstick first."""
+    wanted = [YARDSTICK, *(card.name for card in map(methods.card, names) if card.name != YARDSTICK)]
     return [Cell(set, name, seed, budget, backbone, size, flags) for seed in seeds for name in wanted]
 
 
@@ -112,8 +117,7 @@ def fingerprint(catalog: Catalog) -> str:
 
 def alike(rows: Sequence[dict[str, str]], cell: Cell, photos: str) -> list[dict[str, str]]:
     """The rows that may stand beside this cell's: all is the same but method and seed, as far as a row tells."""
-    names = [name for name in KEY if name not in ("method", "seed")]
-    return [row for row in rows if all(row[n] == getattr(cell, n) for n in names) and _of(row, photos)]
+    return [row for row in rows if all(row[n] == getattr(cell, n) for n in ALIKE) and _of(row, photos)]
 
 
 def run(
@@ -125,7 +129,8 @@ def run(
     version: str = f"fieldmark {fieldmark.__version__}",
     see: Callable[[Cell, Bundle], None] = lambda *_: None,
 ) -> Iterator[dict[str, Any]]:
-    """Train and judge what ``table`` has not yet, and add a row for each.
+    """Train and judge what ``table`` has not yet, and add a row for each; where a method learned from new views and no
+    yardstick of its seed did, that one comes next.
 
     work: for the run folders, each removed once its row is written; tell: what
     is done now, and how many are done of how many; version: of what is measured; see: is given every model before
@@ -133,17 +138,21 @@ def run(
     """
     catalog = Catalog.read(source)
     photos = fingerprint(catalog)
-    there = {_key(row) for row in read(table) if row["top1"] and _of(row, photos)}
-    for number, cell in enumerate(wanted):
-        key = tuple(str(getattr(cell, name)) for name in KEY)
-        if key in there:
-            continue
-        tell(f"{cell.method}, seed {cell.seed}", number, len(wanted))
-        row = {**dict(zip(KEY, key, strict=True)), **measured(source, catalog, cell, work, see)}
-        row |= {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), **origin(cell, version)}
-        row["photos"] = photos
-        _append(table, row)
-        yield row
+    there: dict[tuple[str, ...], dict[str, Any]]
+    there = {_key(row): row for row in read(table) if row["top1"] and _of(row, photos)}
+    cells = list(wanted)
+    for number, cell in enumerate(cells):  # which may grow
+        if cell.key not in there:
+            tell(f"{cell.method}, seed {cell.seed}", number, len(cells))
+            row = {**dict(zip(KEY, cell.key, strict=True)), **measured(source, catalog, cell, work, see)}
+            row |= {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), **origin(cell, version)}
+            there[cell.key] = row = {**row, "photos": photos}
+            _append(table, row)
+            yield row
+        plain, other = (replace(cell, method=name) for name in (YARDSTICK, PIXELS))
+        served = other in cells or (plain.key in there and fresh(there[plain.key]))
+        if "top1" in there[cell.key] and fresh(there[cell.key]) and not served:
+            cells.insert(number + 1, other)
 
 
 def origin(cell: Cell, version: str) -> dict[str, str]:
@@ -176,6 +185,8 @@ def measured(
     told = json.loads(done.stdout.strip().splitlines()[-1])
     if cell.budget != INSTANT and told["mode"] != "finetune":
         return {"error": f"{cell.budget} is too little time for these photos: nothing was trained"}
+    if told.get("epochs") == 0:
+        return {"error": f"{cell.budget} is too little time for a step"}
     if not told["n_test"]:
         return {"error": "the photos have no test split to judge by"}
     notes = json.loads((out / "run.json").read_text(encoding="utf-8"))
@@ -190,6 +201,8 @@ def measured(
         "held_out_top1": details.get("held_out_top1"),
         "instant_top1": details.get("held_out_top1_instant"),
     }
+    if "plan" in details:
+        row["views"] = "kept" if details["plan"]["phases"][-1]["views"] else "new"
     bundle = Bundle(out / "model")
     row |= {"answer_ms": answer_ms(bundle), "model_mb": bundle.file(GRAPH).stat().st_size / 1e6}
     row |= _marks(bundle, catalog)
@@ -231,7 +244,14 @@ def _of(row: Mapping[str, Any], photos: str) -> bool:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(row[name] for name in KEY)
+    return tuple(str(row[name]) for name in KEY)
+
+
+def fresh(row: Mapping[str, Any]) -> bool:
+    """Did it learn from new views in the end, and not from kept maps? Of an older row the method's needs tell."""
+    if row.get("views"):
+        return row["views"] == "new"
+    return row["method"] == PIXELS or "pixels" in methods.card(row["method"]).needs
 
 
 def _append(table: Path, row: dict[str, Any]) -> None:
@@ -245,46 +265,3 @@ def _append(table: Path, row: dict[str, Any]) -> None:
         writer.writerows(rows)
         writer.writerow({name: f"{v:.5g}" if isinstance(v, float) else v for name, v in row.items()})
     draft.replace(table)
-
-
-def summary(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """A line for each set and method: mean and spread over the seeds, difference to the yardstick, and the costs.
-
-    ``delta`` is in points, seed by seed, to plain trained in the same way (from new views, if the method needs
-    pixels); ``training`` and ``answer`` are times the yardstick's cost of a photo.
-    """
-    found: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for row in rows:
-        found.setdefault((row["set"], row["method"]), []).append(row)
-    lines = []
-    for (set, method), own in found.items():
-        good = [row for row in own if row["top1"]]
-        if not good:
-            lines.append({"set": set, "method": method, "error": own[-1]["error"]})
-            continue
-        top1 = [float(row["top1"]) for row in good]
-        line: dict[str, Any] = {"set": set, "method": method, "top1": float(np.mean(top1)), "n": len(top1)}
-        line["spread"] = float(np.std(top1, ddof=1)) if len(top1) > 1 else None
-        name = method.partition(" ")[0]
-        other = PIXELS if "pixels" in methods.card(name).needs else YARDSTICK
-        beside = {row["seed"]: row for row in found.get((set, other), []) if row["top1"]}
-        pairs = [(row, beside[row["seed"]]) for row in good if row["seed"] in beside]
-        if pairs and method != other:
-            line["delta"] = 100 * float(np.mean([float(a["top1"]) - float(b["top1"]) for a, b in pairs]))
-            line["training"] = _ratio([(b["photos_per_second"], a["photos_per_second"]) for a, b in pairs])
-            line["answer"] = _ratio([(a["answer_ms"], b["answer_ms"]) for a, b in pairs])
-        minutes = float(np.mean([float(row["seconds"]) for row in good])) / 60
-        line["per_minute"] = line["top1"] / minutes
-        passes = [float(row["epochs"]) for row in good if row.get("epochs")]
-        line["epochs"] = float(np.mean(passes)) if passes else None
-        line |= {name: int(good[0][name]) if good[0].get(name) else None for name in ("n_train", "classes")}
-        for what in ("mark_hit", "mark_area"):
-            values = [float(row[what]) for row in good if row.get(what)]
-            line[what] = float(np.mean(values)) if values else None
-        lines.append(line)
-    return sorted(lines, key=lambda one: (one["set"], -one.get("top1", 0.0)))
-
-
-def _ratio(pairs: list[tuple[str, str]]) -> float | None:
-    values = [float(a) / float(b) for a, b in pairs if a and b and float(b)]
-    return float(np.mean(values)) if values else None

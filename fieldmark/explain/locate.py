@@ -123,8 +123,8 @@ def at_size(maps: Tensor, side: int) -> Tensor:
 
 def found(maps: Tensor, threshold: float, most: int) -> tuple[list[list[tuple[np.ndarray, float]]], Tensor]:
     """The parts of each map [B, h, w] that lie above a share of its largest value: boxes [4] as shares of the sides
-    with their strengths (largest value of the part over that of the map), strongest first; and what they cover,
-    bool [B, h, w]. A map without anything marks nothing."""
+    with their strengths (largest value of the part over that of the map), the ``most`` strongest first; and what these
+    cover, bool [B, h, w]. A map without anything marks nothing."""
     marked = maps > of_peak(maps, threshold)[:, None, None]
     numbers = components(marked)
     marked = marked & (sizes(numbers) >= SMALLEST * maps[0].numel())
@@ -142,8 +142,10 @@ def found(maps: Tensor, threshold: float, most: int) -> tuple[list[list[tuple[np
                     (rows.max() + 1) / height,
                 ]
             )
-            parts.append((box, float(values[rows, columns].max() / values.max())))
-        answer.append(sorted(parts, key=lambda part: -part[1])[:most])
+            parts.append((box, float(values[rows, columns].max() / values.max()), number))
+        kept = sorted(parts, key=lambda part: -part[1])[:most]
+        answer.append([(box, strength) for box, strength, _ in kept])
+        inside &= torch.isin(labels, labels.new_tensor([number for *_, number in kept]))
     return answer, marked
 
 

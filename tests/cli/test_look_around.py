@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fieldmark import methods
 from fieldmark.cli import doctor as doctor_module
+from fieldmark.methods.measured import Measured
 from fieldmark.runtime import cache
 
 
@@ -58,10 +60,27 @@ def test_doctor_says_what_to_do(fieldmark: Any, monkeypatch: pytest.MonkeyPatch)
         assert words in done.out
 
 
-def test_methods(fieldmark: Any) -> None:
-    assert fieldmark("methods").status == 0
-    found = fieldmark("methods", "--json").json
-    assert found["default"] in [one["name"] for one in found["methods"]]
+def test_methods(fieldmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its year and idea; where it was measured, what it costs on average and its points on each set."""
+    nothing = dict.fromkeys(Measured._fields)
+    rows = [
+        Measured(**nothing | {"set": "birds", "budget": "60s", "delta": 1.5, "training": 2.0, "answer": 1.0}),
+        Measured(**nothing | {"set": "bees", "budget": "3m", "delta": -0.25, "training": 4.0}),
+        Measured(**nothing | {"set": "ants", "budget": "3m"}),  # nothing could be trained in that time
+    ]
+    monkeypatch.setattr("fieldmark.methods.measured.of", lambda name: rows if name == "isqrt_cov" else [])
+    text, found = fieldmark("methods").out.splitlines(), fieldmark("methods", "--json").json
+    assert found["default"] == methods.DEFAULT_METHOD
+    assert [one["name"] for one in found["methods"]] == [card.name for card in methods.cards()]
+    for card, one in zip(methods.cards(), found["methods"], strict=True):
+        known, mine = card.name == "isqrt_cov", card.name == methods.DEFAULT_METHOD
+        assert (one["year"], one["idea"], one["default"]) == (card.year, card.idea, mine)
+        assert (one["training_cost"], one["answer_cost"]) == ((3.0, 1.0) if known else (None, None))
+        assert one["measured"] == ([row._asdict() for row in rows] if known else [])
+        (at,) = [n for n, line in enumerate(text) if line.split()[:1] == [card.name]]
+        assert text[at].split(maxsplit=2 + mine)[1 + mine :] == [str(card.year), card.idea]
+        if known:
+            assert text[at + 1].strip() == "training x3.0, answer x1.0, birds (60s) +1.5, bees (3m) -0.2"
 
 
 def test_backbones_without_timm(fieldmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:

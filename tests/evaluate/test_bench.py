@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fieldmark.evaluate import bench
-from fieldmark.evaluate.bench import Cell, cells, read, run, summary
+from fieldmark.evaluate.bench import Cell, cells, read, run
+from fieldmark.evaluate.bench_summary import summary
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
 
@@ -34,20 +37,71 @@ def test_the_yardstick_comes_first() -> None:
     assert found == [("plain", 0), ("isqrt_cov", 0), ("plain", 1), ("isqrt_cov", 1)]
 
 
-def test_methods_that_need_pixels_have_a_yardstick_that_sees_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
+@pytest.mark.parametrize(
+    ("views", "order"),
+    [
+        ({"zoom": "new"}, ["plain", "zoom", "plain (new views)", "still", "wide"]),
+        ({"zoom": "new", "plain": "new"}, ["plain", "zoom", "still", "wide"]),
+        ({}, ["plain", "zoom", "still", "wide"]),
+    ],
+)
+def test_methods_that_learned_from_new_views_have_a_yardstick_that_did(
+    views: dict[str, str],
+    order: list[str],
+    photo_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever they need: what was done decides. Once a seed, and also where the method's row was there already."""
 
-    known = {
-        name: SimpleNamespace(name=name, needs=needs)
-        for name, needs in [("plain", ()), ("zoom", ("pixels",))]
-    }
-    monkeypatch.setattr(bench.methods, "card", known.__getitem__)
-    names = [cell.method for cell in cells("s", ["zoom", "plain"], [0], "90s", "", "", "")]
-    assert names == ["plain", "plain (new views)", "zoom"]
+    def measured(source: str, catalog: Any, cell: Cell, *_: Any) -> dict[str, Any]:
+        if cell.method == "wide":
+            return {"error": "no luck"}
+        return {"top1": 0.5, "seconds": 1.0, "views": views.get(cell.method, "kept")}
+
+    monkeypatch.setattr(bench.methods, "card", lambda name: SimpleNamespace(name=name, needs=("pixels",)))
+    monkeypatch.setattr(bench, "measured", measured)
+    wanted = cells("s", ["zoom", "plain", "still", "wide"], [0, 1], "90s", "", "", "")
+
+    def made(table: Path) -> list[str]:
+        return [one["method"] for one in run(str(photo_folder), wanted, table, tmp_path, lambda *_: None)]
+
+    assert made(tmp_path / "t.csv") == 2 * order
+    with (tmp_path / "u.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, bench.COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(one for one in read(tmp_path / "t.csv") if one["method"] != bench.PIXELS)
+    assert made(tmp_path / "u.csv") == 2 * [name for name in order if name in ("plain (new views)", "wide")]
+
+
+def test_the_yardstick_learned_as_the_method_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"plain": (), "zoom": ("pixels",), "wide": ()}
+    monkeypatch.setattr(bench.methods, "card", lambda name: SimpleNamespace(needs=known[name]))
     words = Cell("s", "plain (new views)", 3, "90s", "resnet", "64", "--flip x").words
     assert words[:2] == ["--method", "plain"] and words[-4:] == ["--views", "new", "--flip", "x"]
-    lines = summary([row("plain", 0.9), row("plain (new views)", 0.5), row("zoom", 0.6)])
-    assert {line["method"]: line.get("delta") for line in lines}["zoom"] == pytest.approx(10)
+
+    def points(*rows: dict[str, str]) -> dict[str, Any]:
+        return {line["method"]: line.get("delta") for line in summary(rows)}
+
+    plain, other = row("plain", 0.9), row("plain (new views)", 0.5)
+    old = points(plain, other, row("zoom", 0.6), row("wide", 0.8))
+    assert old["zoom"] == pytest.approx(10) and old["wide"] == pytest.approx(-10), "needs tell of older rows"
+    assert old["plain (new views)"] == pytest.approx(-40) and old["plain"] is None
+    said = points(plain, other, row("zoom", 0.6, views="kept"), row("wide", 0.8, views="new"))
+    assert said["zoom"] == pytest.approx(-30) and said["wide"] == pytest.approx(30)
+    assert points(row("plain", 0.9, views="new"), row("wide", 0.8, views="new"))["wide"] == pytest.approx(-10)
+    assert points(row("plain", 0.9, views="kept"), row("wide", 0.8, views="new"))["wide"] is None
+
+
+@pytest.mark.parametrize("what", ["set", "budget", "backbone", "size", "flags"])
+def test_rows_of_other_settings_are_not_averaged(what: str) -> None:
+    rows = [row("plain", 0.5), row("isqrt_cov", 0.6), row("isqrt_cov", 0.9, seed=1, **{what: "other"})]
+    lines = [line for line in summary(rows) if line["method"] == "isqrt_cov"]
+    assert sorted((line["top1"], line.get("delta")) for line in lines) == [
+        (0.6, pytest.approx(10)),
+        (0.9, None),
+    ]
+    assert {line[what] for line in lines} == {row("", 0).get(what, ""), "other"}
 
 
 def test_lines_of_the_table() -> None:
@@ -64,7 +118,34 @@ def test_lines_of_the_table() -> None:
     assert best["training"] == pytest.approx(2) and best["answer"] == pytest.approx(2)
     assert best["mark_hit"] == pytest.approx(0.5) and best["per_minute"] == pytest.approx(0.7)
     assert "delta" not in plain and plain["n"] == 2 and plain["mark_hit"] is None
-    assert broken == {"set": "s", "method": "broken", "error": "it says why"}
+    assert broken == dict.fromkeys(bench.ALIKE, "") | {"set": "s", "method": "broken", "error": "it says why"}
+
+
+def test_our_own_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/methods.py: rows of the usual backbone alone; the best are so on the sets that they can serve."""
+    home = Path(__file__).resolve().parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(str(home))
+    own = runpy.run_path(str(home / "methods.py"))
+    table, written = tmp_path / "rows.csv", tmp_path / "measured.csv"
+    for name, path in {"ROWS": table, "TABLE": written}.items():
+        monkeypatch.setitem(own["best"].__globals__, name, path)
+
+    def screened(set: str, method: str, value: Any, **more: Any) -> dict[str, str]:
+        return row(method, value, held_out_top1=value, set=set, budget="60s", **more)
+
+    one, two = own["SCREEN"]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, bench.COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(screened(one, name, 0.8) for name in ("plain", "isqrt_cov", "pmg", "hxe", "metric"))
+        writer.writerows(
+            screened(two, name, v) for name, v in {"isqrt_cov": 0.6, "pmg": "", "metric": 0.9}.items()
+        )
+        writer.writerow(screened(two, "se", 1.0, backbone="other"))
+    assert own["best"]() == ["metric", "hxe", "isqrt_cov", "pmg"]
+    own["tables"]()
+    lines = {(line["set"], line["method"]): line["top1"] for line in csv.DictReader(written.open())}
+    assert lines[two, "pmg"] == "" and lines[one, "pmg"] == "0.8" and (two, "se") not in lines
 
 
 def test_rows_that_are_there_are_not_measured_again(
@@ -113,22 +194,21 @@ def test_real_trainings(photo_folder: Path, tmp_path: Path) -> None:
     wanted = cells("s", ["isqrt_cov"], [0], "25s", "test_efficientnet", "64", "--offline")
     rows = list(run(str(photo_folder), wanted, tmp_path / "t.csv", tmp_path, lambda *_: None))
     assert [one.get("error") for one in rows] == [None, None], json.dumps(rows)
-    assert all(one["answer_ms"] > 0 and one["n_test"] > 0 for one in rows)
+    assert all(one["answer_ms"] > 0 and one["n_test"] > 0 and one["views"] in ("kept", "new") for one in rows)
 
 
 @pytest.mark.parametrize(
     ("told", "why"),
     [
         ({"mode": "instant", "n_test": 9, "top1": 0.9}, "too little time"),
-        ({"mode": "finetune", "n_test": 0, "top1": None}, "no test"),
+        ({"mode": "finetune", "n_test": 9, "top1": 0.9, "epochs": 0.0}, "9s is too little time for a step"),
+        ({"mode": "finetune", "n_test": 0, "top1": None, "epochs": 1.0}, "no test"),
     ],
 )
 def test_no_model_takes_anothers_place(
     told: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there was no time, `train` gives the instant model: that is not the method's."""
-    from types import SimpleNamespace
-
+    """Where there was no time, `train` gives the instant model, or an untrained one: that is not the method's."""
     done = SimpleNamespace(returncode=0, stdout=json.dumps(told) + "\n", stderr="")
     monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: done)
     found = bench.measured("photos", None, Cell("s", "plain", 0, "9s", "", ""), tmp_path)  # type: ignore[arg-type]

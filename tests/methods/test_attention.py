@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from method_tests import TrainedTests, images
+from method_tests import BACKBONES, TrainedTests, images
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, linear
 
@@ -145,6 +145,7 @@ class TestMapAttention(TrainedTests):
 
 class TestVGGAttention(TrainedTests):
     name = "vgg_attention"
+    frozen = tuple(BACKBONES)
 
     def test_by_hand(self):
         method: Any = self.make("test_resnet", 64)

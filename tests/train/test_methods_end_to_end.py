@@ -44,18 +44,26 @@ def table(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("method", KINDS)
-def test_what_is_trained_is_what_answers(method: str, table: Path, tmp_path: Path) -> None:
-    recognizer = Recognizer(method=method, floor=False, report=False, **FLAGS)
+@pytest.mark.parametrize(
+    ("method", "tta"), [*((name, False) for name in KINDS), ("wsdan", True), ("mmal", True)]
+)
+def test_what_is_trained_is_what_answers(method: str, tta: bool, table: Path, tmp_path: Path) -> None:
+    """Also where it looks twice."""
+    recognizer = Recognizer(
+        method=method, tta=tta, floor=False, report=False, **FLAGS | {"size": 128 if tta else 64}
+    )
     recognizer.fit(table, out=tmp_path / "run")
     assert recognizer.run["mode"] == "finetune"
     bundle = Bundle(tmp_path / "run/model")
     assert bundle.section.method == method
-    network = restore(bundle)
+    network: Any = restore(bundle)
     photos = sorted(str(row["file_name"]) for row in csv.DictReader(table.open()))[::7]
     pixels = np.stack([bundle.section.preprocess(load(photo)) for photo in photos])
     with torch.inference_mode():
         logits = network(torch.from_numpy(pixels))
+        assert network.tta == tta
+        network.tta = False
+        assert torch.equal(network(torch.from_numpy(pixels)), logits) != tta
     p = torch.softmax(logits / bundle.section.decision.temperature, 1).numpy()
     differ = np.abs(p - recognizer.predict_proba(photos)).max(1)
     assert np.median(differ) < 1e-3
