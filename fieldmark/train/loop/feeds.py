@@ -117,22 +117,30 @@ class Feed:
         return self.train.boxes(rows, epoch)
 
     def held_out(self, rank: int = 0, world: int = 1, batch: int = CHUNK) -> Iterator[Tensor]:
-        """This process's share of the held-out photos, in order, as they are: [B, ...].
-
-        What lies behind a cut is computed once, where there is memory for it.
-        """
-        rows = split_evenly(len(self.held.photos), rank, world)
-        steps = [(rows[at : at + batch], None) for at in range(0, len(rows), batch)]
+        """This process's share of the held-out photos, in order, as they are: [B, ...]."""
+        self.keep_held(rank, world, batch)
         if self.lower_held is None:
-            yield from self.held.batches(steps)
+            yield from self.held.batches(self._held_steps(rank, world, batch))
             return
-        kept: Iterable[np.ndarray] = self._kept
-        if not self._kept:
-            kept = (self.lower_held(images).astype(np.float16) for images in self.held.batches(steps))
-            if len(rows) * int(np.prod(self.lower_held.shape)) * 2 < memory_bytes() * SHARE:
-                kept = self._kept = list(kept)
-        for maps in kept:
+        for maps in self._kept or self._held_maps(rank, world, batch):
             yield maps_tensor(maps.astype(np.float32))
+
+    def keep_held(self, rank: int = 0, world: int = 1, batch: int = CHUNK) -> None:
+        """What lies behind a cut is computed once, where there is memory for it."""
+        if self.lower_held is None or self._kept:
+            return
+        photos = len(split_evenly(len(self.held.photos), rank, world))
+        if photos * int(np.prod(self.lower_held.shape)) * 2 < memory_bytes() * SHARE:
+            self._kept = list(self._held_maps(rank, world, batch))
+
+    def _held_maps(self, rank: int, world: int, batch: int) -> Iterator[np.ndarray]:
+        assert self.lower_held is not None
+        for images in self.held.batches(self._held_steps(rank, world, batch)):
+            yield self.lower_held(images).astype(np.float16)
+
+    def _held_steps(self, rank: int, world: int, batch: int) -> list[tuple[np.ndarray, None]]:
+        rows = split_evenly(len(self.held.photos), rank, world)
+        return [(rows[at : at + batch], None) for at in range(0, len(rows), batch)]
 
     def close(self) -> None:
         for lower in {self.lower, self.lower_held, *self.lowers.values()}:

@@ -257,6 +257,7 @@ class Loop:
 
     def _judge(self) -> None:
         """The average's answers to the held-out photos: a row of the curve, and perhaps the new best."""
+        self.feed.keep_held(self.rank, self.world)  # once: no look takes as long as the first
         begun = self.watch.spent
         with instead(self.module, self.average.state):
             score = self.judge.score()

@@ -91,7 +91,8 @@ class Finetune:
         measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
         enough = self._enough(measure, len(material.y))
         network, uneven = self._network(material)
-        self.planner = self._planner(self.instant.rate(looked) / slower(network))
+        rate = self.instant.rate(looked)  # of the frozen graph, which may be the method's own
+        self.planner = self._planner(rate if self.frozen == looked.graph.method else rate / slower(network))
         asked = self.recipe.key(self.card.name, self.settings.seed)
         if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
             fresh = self.frozen is None

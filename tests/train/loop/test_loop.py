@@ -143,6 +143,25 @@ def test_it_learns_and_leaves_the_best_weights(loop: Make, tmp_path: Path) -> No
     assert one.module.training is True and ended.seconds > 0
 
 
+def test_what_is_done_once_is_not_taken_for_a_look(
+    loop: Make, cut: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look would else count for all that are still to come, and short budgets would end before a step."""
+    one, order = loop(tmp_path, cut=cut.name), []
+    maps = one.feed._held_maps
+
+    def slowly(*at: int) -> Any:
+        order.append("maps")
+        time.sleep(0.5)
+        return maps(*at)
+
+    monkeypatch.setattr(one.feed, "_held_maps", slowly)
+    one.best.start = learned(one.module)
+    for _ in range(2):
+        one._judge()
+    assert order == ["maps"] and one.looked < 0.5 and one.watch.spent > 0.5
+
+
 @pytest.mark.parametrize("steps", [2, 6])
 @pytest.mark.parametrize("judged", [True, False])
 def test_the_last_weights_are_kept_where_answers_do_not_judge_them(
