@@ -191,7 +191,7 @@ def test_a_training_that_fails_is_a_row(
 
 @pytest.mark.slow
 def test_real_trainings(photo_folder: Path, tmp_path: Path) -> None:
-    wanted = cells("s", ["isqrt_cov"], [0], "25s", "test_efficientnet", "64", "--offline")
+    wanted = cells("s", ["isqrt_cov"], [0], "40s", "tf_efficientnet_lite0", "64", "--offline")
     rows = list(run(str(photo_folder), wanted, tmp_path / "t.csv", tmp_path, lambda *_: None))
     assert [one.get("error") for one in rows] == [None, None], json.dumps(rows)
     assert all(one["answer_ms"] > 0 and one["n_test"] > 0 and one["views"] in ("kept", "new") for one in rows)
