@@ -36,6 +36,11 @@ class Imbalance:
     logit_adjustment: float = 0.0
     why: str = ""
 
+    @property
+    def evens(self) -> bool:
+        """Are rare classes to count as much as others?"""
+        return bool(self.logit_adjustment or self.weights or self.sampler in get_args(Evening))
+
     def weight(self, counts: np.ndarray) -> np.ndarray | None:
         """Class weights [C] for these counts of photos [C], or None."""
         return None if self.weights is None else class_weights(counts, self.weights)

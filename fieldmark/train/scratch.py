@@ -211,6 +211,7 @@ class Scratch:
             held_out=len(rows[1]),
             phases=[phase],
             sampler=uneven.sampler,
+            even=uneven.evens,
             why=why,
             options=options,
             shift=self.asked.shift,

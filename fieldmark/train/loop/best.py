@@ -21,22 +21,34 @@ SOUP = 3
 
 class Score(NamedTuple):
     """Of the held-out photos: share that is right, and the mean negative log-likelihood in nats, at the
-    temperature that makes it least; of each photo whether it is right, and its negative log-likelihood."""
+    temperature that makes it least; of each photo what it counts where scores are compared: 1 if it is right, and its
+    negative log-likelihood, times its weight."""
 
     accuracy: float
     nll: float
-    right: tuple[bool, ...] = ()
+    right: tuple[float, ...] = ()
     losses: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, logits: Tensor, labels: Tensor) -> Score:
-        """logits: [N, C], labels: [N]. Logits that are no numbers are all wrong."""
+    def of(cls, logits: Tensor, labels: Tensor, even: bool = False) -> Score:
+        """logits: [N, C], labels: [N]. even: do classes weigh the same, however many photos they have? Logits that are
+        no numbers are all wrong."""
         values, true = logits.numpy(), labels.numpy()
         if not np.isfinite(values).all():
             return cls(0.0, float("inf"))
         p = softmax(values, fit_temperature(values, true))[np.arange(len(true)), true]
-        right, losses = values.argmax(1) == true, -np.log(np.maximum(p, 1e-12))
-        return cls(float(right.mean()), float(losses.mean()), tuple(right.tolist()), tuple(losses.tolist()))
+        right, losses = (values.argmax(1) == true).astype(float), -np.log(np.maximum(p, 1e-12))
+        counts = np.bincount(true)
+        weight = len(true) / ((counts > 0).sum() * counts[true]) if even else np.ones(len(true))
+        counted = (tuple((weight * one).tolist()) for one in (right, losses))
+        return cls(float(right.mean()), float(losses.mean()), *counted)
+
+    @property
+    def value(self) -> tuple[float, float]:
+        """The larger, the better: what is right and, where that is equal, how likely the classes are."""
+        if not self.right:
+            return self.accuracy, -self.nll
+        return float(np.mean(self.right)), -float(np.mean(self.losses))
 
     @classmethod
     def read(cls, told: Sequence[Any]) -> Score:
@@ -44,7 +56,7 @@ class Score(NamedTuple):
         return cls(*told[:2], *(tuple(one) for one in told[2:]))
 
     def beats(self, other: Score) -> bool:
-        return (self.accuracy, -self.nll) > (other.accuracy, -other.nll)
+        return self.value > other.value
 
     def worse(self, other: Score) -> bool:
         """Than another of the same photos: fewer are right, by more than one standard error of the difference or more
@@ -64,7 +76,7 @@ class Score(NamedTuple):
 
     def error(self, photos: int) -> float:
         """Standard error of the accuracy, from so many photos; at least that of one mistake."""
-        p = min(self.accuracy, 1 - 1 / photos)
+        p = min(self.value[0], 1 - 1 / photos)
         return float(np.sqrt(p * (1 - p) / photos))
 
 
@@ -117,7 +129,7 @@ class Best:
         The best of many looks at a few held-out photos is mostly the luckiest.
         """
         assert self.score is not None
-        near = score.accuracy >= self.score.accuracy - self.score.error(photos)
+        near = score.value[0] >= self.score.value[0] - self.score.error(photos)
         good = always or (enough and near)
         if good:
             self.score, self.state = score, copied(last)

@@ -14,10 +14,12 @@ from fieldmark.train.network import Network
 
 
 class Judge:
-    """Every process answers to its share of them. held: [M] their classes."""
+    """Every process answers to its share of them. held: [M] their classes; even: of `Score.of`."""
 
-    def __init__(self, network: Network, feed: Feed, accelerator: Accelerator, held: np.ndarray):
-        self.network, self.feed, self.accelerator = network, feed, accelerator
+    def __init__(
+        self, network: Network, feed: Feed, accelerator: Accelerator, held: np.ndarray, even: bool = False
+    ):
+        self.network, self.feed, self.accelerator, self.even = network, feed, accelerator, even
         self.held = torch.from_numpy(held)
 
     @torch.no_grad()
@@ -37,4 +39,4 @@ class Judge:
         return torch.cat(gather_object(out))
 
     def score(self) -> Score:
-        return Score.of(self.logits(), self.held)
+        return Score.of(self.logits(), self.held, self.even)

@@ -85,7 +85,7 @@ class Loop:
         network.freeze_statistics()
         self.average = Average(self.module, plan.average)
         self.targets = torch.from_numpy(labels).to(device)
-        self.judge = Judge(network, feed, accelerator, held)
+        self.judge = Judge(network, feed, accelerator, held, plan.even)
         self.looked = 0.0  # seconds that its last look took
         self.batch = min(self.phase.batch, len(labels)) // self.world * self.world
         if not self.batch:

@@ -101,7 +101,7 @@ class Plan(BaseModel):
     data, asked: what it was made for, see `data_key` and `Recipe.key`. warm_views: augmented views of each photo that
     the head is warmed up with. compile: are the steps compiled? average: decay of the moving average; patience:
     evaluations without a better one before a phase ends (0: it never ends early); clip: largest norm of the gradient
-    (0: any).
+    (0: any); even: do held-out photos judge with all classes weighing the same?
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -115,6 +115,7 @@ class Plan(BaseModel):
     phases: list[Phase]
     augment: Augment = Augment()
     sampler: Sampler = "all"
+    even: bool = False
     optimizer: Name = "adamw"
     momentum: float = 0.9
     weight_decay: float = 0.01

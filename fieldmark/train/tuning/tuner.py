@@ -88,9 +88,9 @@ class Finetune:
         part, y_held = material.part, material.y_held
         space, choice, _ = self.instant.select(part)
         ridge = fit_head(part.z, space, part.y, len(looked.classes), choice)
-        measure = Score.of(torch.from_numpy(ridge.logits(looked.z[held])), torch.from_numpy(y_held))
-        enough = self._enough(measure, len(material.y))
         network, uneven = self._network(material)
+        measure = self._score(ridge.logits(looked.z[held]), y_held, uneven)
+        enough = self._enough(measure, len(material.y))
         rate = self.instant.rate(looked)  # of the frozen graph, which may be the method's own
         self.planner = self._planner(rate if self.frozen == looked.graph.method else rate / slower(network))
         asked = self.recipe.key(self.card.name, self.settings.seed)
@@ -98,7 +98,8 @@ class Finetune:
             fresh = self.frozen is None
             made = self.planner.plan(network, len(material.y), len(y_held), uneven.sampler, fresh)
             if made is not None:
-                made.model_copy(update={"data": material.key, "asked": asked}).write(self.folder)
+                own = {"data": material.key, "asked": asked, "even": uneven.evens}
+                made.model_copy(update=own).write(self.folder)
         self.accelerator.wait_for_everyone()
         if not (self.folder / PLAN).exists():
             return self._instant(looked, "the budget is too small for fine-tuning", measure)
@@ -142,7 +143,7 @@ class Finetune:
         if enough(reached, seen):
             trained = self._finished(network, looked, held, coarse)
             if self.recipe.tta:  # until now it was judged without
-                reached = Score.of(torch.from_numpy(trained.judged.logits), torch.from_numpy(y_held))
+                reached = self._score(trained.judged.logits, y_held, uneven)
                 what = "fine-tuning with --tta"
         if not enough(reached, seen):
             why = f"{what} was worse on held-out photos ({reached.accuracy:.1%}, log loss {reached.nll:.3f})"
@@ -163,6 +164,9 @@ class Finetune:
             "imbalance": uneven.why,
         }
         return trained
+
+    def _score(self, logits: np.ndarray, y: np.ndarray, uneven: imbalance.Imbalance) -> Score:
+        return Score.of(torch.from_numpy(logits), torch.from_numpy(y), uneven.evens)
 
     def _planner(self, rate: float) -> Planner:
         return Planner(
@@ -185,7 +189,7 @@ class Finetune:
                 return True
             if seen >= GROWN * photos:
                 return not score.worse(measure)
-            return score.accuracy >= measure.accuracy
+            return score.value[0] >= measure.value[0]
 
         return enough
 

@@ -31,6 +31,26 @@ def test_the_score_by_its_definition() -> None:
     assert score.nll == pytest.approx(best.fun, abs=2e-3)
 
 
+def test_classes_that_weigh_the_same() -> None:
+    """90 photos of a class and 10 of another: what is told are the shares of photos, what is compared is the mean over
+    classes; a class without a photo has no say."""
+    labels = torch.tensor([0] * 90 + [2] * 10)
+    common, rare = torch.zeros(100, 3), torch.zeros(100, 3)
+    common[:, 0] = 3.0  # names all by the common class
+    rare[:45, 0], rare[45:90, 1], rare[90:, 2] = 3.0, 3.0, 3.0
+    for even in (False, True):
+        one, other = (Score.of(logits, labels, even) for logits in (common, rare))
+        assert (one.accuracy, other.accuracy) == (0.9, 0.55)
+        assert one.beats(other) != even and other.beats(one) == even
+        assert one.value[0] == pytest.approx(0.5 if even else 0.9)
+        assert other.value[0] == pytest.approx(0.75 if even else 0.55)
+        assert other.worse(one) != even and one.worse(other) == even
+        assert Score.read(json.loads(json.dumps(one))) == one
+    likely = -Score.of(rare, labels, True).value[1]
+    p = np.exp(-np.array(Score.of(rare, labels).losses))
+    assert likely == pytest.approx((-np.log(p[:90]).mean() - np.log(p[90:]).mean()) / 2)
+
+
 def test_accuracy_comes_first_then_the_likelihood() -> None:
     assert Score(0.6, 9.0).beats(Score(0.5, 0.1))
     assert Score(0.5, 0.1).beats(Score(0.5, 0.2))

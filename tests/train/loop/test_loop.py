@@ -147,7 +147,7 @@ def test_what_is_done_once_is_not_taken_for_a_look(
     loop: Make, cut: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first look would else count for all that are still to come, and short budgets would end before a step."""
-    one, order = loop(tmp_path, cut=cut.name), []
+    one, order = loop(tmp_path, cut=cut.name, even=True), []
     maps = one.feed._held_maps
 
     def slowly(*at: int) -> Any:
@@ -160,6 +160,7 @@ def test_what_is_done_once_is_not_taken_for_a_look(
     for _ in range(2):
         one._judge()
     assert order == ["maps"] and one.looked < 0.5 and one.watch.spent > 0.5
+    assert one.judge.even and not loop(tmp_path).judge.even
 
 
 @pytest.mark.parametrize("steps", [2, 6])

@@ -148,6 +148,15 @@ def test_the_instant_model_is_the_measure(
     assert told["epochs"] == round(photos / (48 - told["held_out"]), 3)
 
 
+def test_uneven_classes_weigh_the_same_where_weights_are_judged(look: Make, tmp_path: Path) -> None:
+    for each, even in (((12,), False), ((12, 12, 12, 2), True)):
+        seen = look(*each)
+        folder = tmp_path / str(even)
+        one = run(seen, folder)
+        plan = one.fit(seen.looked, hold_out(seen.looked, np.zeros(len(seen.looked.y), bool))).chosen["plan"]
+        assert plan["even"] == even
+
+
 def test_all_phases_end_by_the_rule_that_decides_in_the_end(
     look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
