@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from fieldmark.runtime.errors import FieldmarkError
 
 CLASSES = ("ant", "bee, or 'wasp'", "猫\n🐈")
 
@@ -95,3 +98,11 @@ def logits_of(module: Any, preprocess: Any, photos: Sequence[Image.Image]) -> np
 
     with torch.inference_mode():
         return module(torch.from_numpy(np.stack([preprocess(photo) for photo in photos]))).numpy()
+
+
+def refused(call: Callable[[], Any]) -> str:
+    """The line with which a call is refused."""
+    with pytest.raises(FieldmarkError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

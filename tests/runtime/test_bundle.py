@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny import CLASSES, write_bundle
+from tiny import CLASSES, refused
 
 from fieldmark.runtime.bundle import CARD, FILES, Bundle
 from fieldmark.runtime.bundle_files import seal
-from fieldmark.runtime.errors import FieldmarkError
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "model", method="plain")
-
-
-@pytest.fixture
-def model(original: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
-    return Path(shutil.copytree(original, tmp_path / "model"))
-
-
-def refused(call: Callable[[], Any]) -> str:
-    with pytest.raises(FieldmarkError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def edit(model: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -8,34 +8,15 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import write_bundle
+from tiny import refused
 
 from fieldmark.runtime.bundle import CARD, Bundle
 from fieldmark.runtime.bundle_files import building, seal
 from fieldmark.runtime.errors import FieldmarkError
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "model", method="plain")
-
-
-@pytest.fixture
-def model(original: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
-    return Path(shutil.copytree(original, tmp_path / "model"))
-
-
-def refused(call: Callable[[], Any]) -> str:
-    with pytest.raises(FieldmarkError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def fill(folder: Path, text: str = "new") -> None:
