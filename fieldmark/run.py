@@ -26,6 +26,7 @@ from fieldmark.run_photos import Learned, check, contradictions, learned, ranks,
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.engine import REFERENCE
 from fieldmark.runtime.errors import FieldmarkError, UsageError
+from fieldmark.runtime.machine import cores
 from fieldmark.runtime.predictor import Predictor
 from fieldmark.runtime.results import Evaluation, Skipped
 from fieldmark.train import processes
@@ -69,7 +70,8 @@ def train(
     instant = Instant(settings, progress)
     folder = out / "checkpoints"
     if not processes.main():
-        _learn(source, catalog, instant, recipe, folder, started)
+        if recipe is not None:  # instant mode is the work of one
+            _learn(source, catalog, instant, recipe, folder, started)
         return Run({}, [], [])
     if recipe is None and (folder / PLAN).exists():
         raise UsageError(
@@ -78,6 +80,7 @@ def train(
     begin(out, settings)
     try:
         photos, trained = _learn(source, catalog, instant, recipe, folder, started)
+        assert trained is not None
         catalog = photos.catalog
         content = photos.tested | dict(zip(trained.paths, trained.content, strict=True)) | trained.coarse
         progress("writing the model", 0, None)
@@ -150,8 +153,9 @@ def _learn(
     recipe: Recipe | FromScratch | None,
     folder: Path,
     started: float,
-) -> tuple[Learned, Trained]:
-    """Train in the mode that the recipe says: the photos that were learned, and what came of it."""
+) -> tuple[Learned, Trained | None]:
+    """Train in the mode that the recipe says: the photos that were learned, and what came of it (in the process that
+    writes)."""
     settings, progress = instant.settings, instant.report
     if isinstance(recipe, FromScratch):
         from fieldmark.train.scratch import train_from_scratch
@@ -191,11 +195,10 @@ def _write(
     metrics = {how: judged.to_dict(), "confusions": _confusions(judged), "tried": trained.tried}
     settings = trained.settings
     engine = "auto" if settings.engine == "torch" else settings.engine  # models answer without PyTorch
+    workers = settings.workers or cores(alone=True)
     while True:
         write(target, trained, splits=splits, ranks=ranks, metrics=metrics)
-        predictor = Predictor.load(
-            target, engine=engine, precision=settings.precision, workers=settings.workers
-        )
+        predictor = Predictor.load(target, engine=engine, precision=settings.precision, workers=workers)
         try:
             predictor.check()
             return predictor

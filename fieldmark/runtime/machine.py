@@ -24,15 +24,16 @@ _MODEST = 2 << 30
 _IMPORTED = time.monotonic()
 
 
-def cores(groups: Path = _GROUPS, own: Path = _OWN) -> int:
+def cores(groups: Path = _GROUPS, own: Path = _OWN, *, alone: bool = False) -> int:
     """Cores that may be used at once, at least 1: the smaller of affinity and control-group quota.
 
-    A part of a core counts as one (a quota of 1.5 gives 2), so that no quota is left unused.
+    A part of a core counts as one (a quota of 1.5 gives 2), so that no quota is left unused. Processes that torchrun
+    started here share alike, but for one that works ``alone`` while the others wait.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     quotas = [math.ceil(quota) for quota in _quotas(groups, own)]
-    return max(1, min([count, *quotas]))
+    return max(1, min([count, *quotas]) // (1 if alone else _processes()))
 
 
 def processor(cpuinfo: Path = _CPUINFO) -> str:
@@ -56,7 +57,7 @@ def memory_bytes(groups: Path = _GROUPS, own: Path = _OWN, meminfo: Path = _MEMI
             limit, usage = _number(folder / limit_name), _number(folder / usage_name)
             if limit is not None and usage is not None:
                 room.append(limit - usage + _field(folder / "memory.stat", key))
-    return max(0, int(min(room))) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(0, int(min(room))) // _processes()
 
 
 def process_seconds() -> float:
@@ -76,6 +77,11 @@ def process_started() -> float:
     Where the system does not tell: when fieldmark was first imported.
     """
     return time.time() - process_seconds()
+
+
+def _processes() -> int:
+    """How many torchrun started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def _quotas(groups: Path, own: Path) -> Iterator[float]:

@@ -46,7 +46,7 @@ class Described:
 
 
 class Describer:
-    """Photos -> descriptors, on all cores."""
+    """Photos -> descriptors, on all cores: of several processes one looks, and the others find it in the cache."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Describer:
         cache: bool = True,
     ):
         self.graph = graph
-        self.workers = workers or cores()
+        self.workers = workers or cores(alone=True)
         self.engine = _engine(graph, engine, precision, self.workers)
         self.width = sum(graph.widths)
         self._folder = self._entry_folder() if cache else None

@@ -17,7 +17,7 @@ from fieldmark.methods.descriptor import DescriptorGraph
 from fieldmark.methods.task import Task
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError, ImageError, UsageError
-from fieldmark.train import loggers, processes
+from fieldmark.train import interrupts, loggers, processes
 from fieldmark.train.bundle.prototypes import prototypes
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Instant, Looked
@@ -45,9 +45,12 @@ def finetune(
     started: float,
     ranks: Ranks | None = None,
     coarse: Coarse | None = None,
-) -> Trained:
-    """Fine-tune on ``catalog`` (its train and val photos). graph: of one scale; folder: for what a killed run
-    goes on from; started: ``time.time()`` when the process began; ranks, coarse: of `Finetune`."""
+) -> Trained | None:
+    """Fine-tune on ``catalog`` (its train and val photos); None in all processes but the one that writes.
+
+    graph: of one scale; folder: for what a killed run goes on from; started: ``time.time()`` when the process began;
+    ranks, coarse: of `Finetune`.
+    """
     known = _boxes(catalog, methods.card(instant.settings.method))
     accelerator = processes.accelerator(recipe.amp)
     torch.backends.cudnn.benchmark = True  # views have few sizes: a GPU finds each one's quickest kernel once
@@ -63,15 +66,16 @@ def finetune(
     held = hold_out(looked, np.array([splits[path] == "val" for path in looked.paths]))
     told = recipe.model_dump(mode="json", exclude_defaults=True) | asdict(instant.settings)
     names = recipe.log if accelerator.is_main_process else ()
-    with loggers.opened(names, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
-        watch = Watch(started)
-        share = first_share(recipe, watch.spent)
-        run = Finetune(instant, share, folder, watch, progress, accelerator, logger, ranks, known, coarse)
-        trained = run.fit(looked, held)
-        if run.method is not None and accelerator.is_main_process:
-            _show_prototypes(run.method, trained, looked, ~held, recipe.budget)
-    if recipe.folds is not None and trained.chosen.get("stopped") not in (None, "interrupted"):
-        cross_validate(run, recipe, looked, trained)
+    with interrupts.noted():
+        with loggers.opened(names, folder.parent, told, lambda line: progress("", 0, None, line)) as logger:
+            watch = Watch(started)
+            share = first_share(recipe, watch.spent)
+            run = Finetune(instant, share, folder, watch, progress, accelerator, logger, ranks, known, coarse)
+            trained = run.fit(looked, held)
+            if run.method is not None and trained is not None:
+                _show_prototypes(run.method, trained, looked, ~held, recipe.budget)
+        if recipe.folds is not None and run.stopped not in (None, "interrupted"):
+            cross_validate(run, recipe, looked, trained)
     return trained
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fieldmark.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+T = TypeVar("T")
 #: How long the others wait for the one that looks at the photos and plans; PyTorch's own 10 minutes are too short.
 PATIENCE = timedelta(days=1)
 
@@ -31,6 +32,28 @@ def world() -> int:
 def main() -> bool:
     """Is this the process that writes?"""
     return rank() == 0
+
+
+def agreed(value: T) -> T:
+    """What the first process says, in all of them: clocks and disks differ."""
+    if world() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    said = [value]
+    broadcast_object_list(said)
+    return said[0]
+
+
+def anywhere(value: bool) -> bool:
+    """Is it so in any process?"""
+    if world() == 1:
+        return value
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    return bool(reduce(torch.tensor(float(value), device=PartialState().device), "sum"))
 
 
 def accelerator(amp: str) -> Accelerator:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from fieldmark.methods.cnn import Options
 from fieldmark.nn.weights import Source
 from fieldmark.runtime.catalog import Catalog
 from fieldmark.runtime.errors import FieldmarkError
-from fieldmark.train import imbalance, loggers, processes
+from fieldmark.train import imbalance, interrupts, loggers, processes
 from fieldmark.train.bundle.finish import finished, known_within
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Looked
@@ -61,8 +62,8 @@ def train_from_scratch(
     folder: Path,
     progress: Callable[..., None],
     started: float,
-) -> Trained:
-    """Train on ``catalog`` (its train and val photos).
+) -> Trained | None:
+    """Train on ``catalog`` (its train and val photos); None in all processes but the one that writes.
 
     groups: [N], photos of one group stay together; folder: for what a killed run goes on from; started:
     ``time.time()`` when the process began.
@@ -85,7 +86,7 @@ class Scratch:
         self.folder, self.watch, self.report, self.tell = folder, watch, progress, Teller(progress)
         self.accelerator = processes.accelerator("no" if self.recipe.amp == "auto" else self.recipe.amp)
 
-    def fit(self, catalog: Catalog, groups: np.ndarray) -> Trained:
+    def fit(self, catalog: Catalog, groups: np.ndarray) -> Trained | None:
         looked, images, val, skipped = look(
             catalog,
             groups,
@@ -108,8 +109,8 @@ class Scratch:
             saved = None
             made = self._plan(looked, images, rows, uneven)
             made.model_copy(update={"data": data, "asked": asked}).write(self.folder)
-        self.accelerator.wait_for_everyone()
-        plan = cast(ScratchPlan, ScratchPlan.read(self.folder))
+        plan = ScratchPlan.agreed(self.folder)
+        assert plan is not None
         plan.check(data, asked, self.folder.parent)
         if saved is not None:
             self.watch.before += float(saved.state["spent"])
@@ -144,11 +145,12 @@ class Scratch:
         )
         names = self.recipe.log if self.accelerator.is_main_process else ()
         settings = plan.model_dump(mode="json", include={"seed", "options", "shift", "augment", "optimizer"})
-        with loggers.opened(
-            names, self.folder.parent, settings, lambda line: self.tell("note", line)
-        ) as logger:
+        note = partial(self.tell, "note")
+        with interrupts.noted(), loggers.opened(names, self.folder.parent, settings, note) as logger:
             self.tell.logger = logger
             outcome = loop.run(saved)
+        if not self.accelerator.is_main_process:
+            return None
         trained = self._finished(network, plan, looked, held)
         trained.skipped = skipped
         trained.chosen |= self._told(plan, outcome, saved, uneven)

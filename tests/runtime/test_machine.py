@@ -80,6 +80,18 @@ def test_memory_of_version_1_never_below_zero(tmp_path: Path) -> None:
     assert machine.memory_bytes(*group(tmp_path, "4:memory:/x\n", files)) == 0
 
 
+@pytest.mark.parametrize(("started", "count"), [("2", 8), ("3", 5), ("99", 1)])
+def test_processes_share_cores_and_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: str, count: int
+) -> None:
+    """Unless one works while the others wait."""
+    none = tmp_path / "none"
+    (tmp_path / "meminfo").write_text("MemAvailable:   99 kB\n")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", started)
+    assert machine.cores(none, none) == count and machine.cores(none, none, alone=True) == 16
+    assert machine.memory_bytes(none, none, tmp_path / "meminfo") == 99 * 1024 // int(started)
+
+
 def test_the_age_of_this_process() -> None:
     code = (
         "import time; time.sleep(.3); from fieldmark.runtime.machine import process_seconds as age\n"

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torchrun import torchrun
 
 from fieldmark.runtime.errors import UsageError
 from fieldmark.train import processes
@@ -56,22 +53,7 @@ def _train(photos: Path, out: Path, count: int, *more: str, long: str = "--epoch
         "--json",
         "--quiet",
     ]
-    command = ["-m", "fieldmark", "train", str(photos), "--out", str(out), *flags]
-    if count > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [
-            "-m",
-            "torch.distributed.run",
-            f"--nproc-per-node={count}",
-            f"--master-port={port}",
-            *command,
-        ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=300, env=environment
-    )
+    done = torchrun(count, "-m", "fieldmark", "train", str(photos), "--out", str(out), *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(answers) == 1, "one process speaks"
@@ -83,15 +65,16 @@ def test_two_processes_train_what_one_trains(photo_folder: Path, tmp_path: Path)
     assert one["mode"] == two["mode"] == "finetune"
     for name in ("n_train", "n_test", "epochs", "skipped"):
         assert one[name] == two[name]
-    assert abs(one["top1"] - two["top1"]) <= 0.25  # eight test photos
+    assert abs(one["top1"] - two["top1"]) <= 1 / one["n_test"]
     assert sorted(p.name for p in (tmp_path / "1").iterdir()) == sorted(
         p.name for p in (tmp_path / "2").iterdir()
     )
     curves = [list(csv.DictReader((tmp_path / name / "curve.csv").open())) for name in ("1", "2")]
     assert [row["step"] for row in curves[0]] == [row["step"] for row in curves[1]]
-    # The warmed-up head is the same before the first step, so the held-out photos, each counted once, agree.
-    first, second = (float(rows[0]["held_out_loss"]) for rows in curves)
-    assert second == pytest.approx(first, abs=1e-3)
+    # Each held-out photo is counted once, and a step is that of all its photos: gradients that are not averaged take
+    # this apart by 0.05.
+    losses = [[float(row["held_out_loss"]) for row in rows] for rows in curves]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["pim", "wsdan", "pmg", "api_net", "pipnet"])

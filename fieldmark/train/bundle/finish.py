@@ -16,7 +16,6 @@ from fieldmark.methods.descriptor import OUTPUT, DescriptorGraph
 from fieldmark.methods.learner import Learner
 from fieldmark.nn.graph import export
 from fieldmark.runtime.decision import fit_temperature
-from fieldmark.train import processes
 from fieldmark.train.bundle.golden import rendered
 from fieldmark.train.features import Describer
 from fieldmark.train.heads.head import Scaling, Subspace, choose, fit_head
@@ -84,8 +83,7 @@ def known_within(budget: float | None, rate: float) -> int:
 
 def _graph(method: Learner, before: DescriptorGraph, name: str, folder: Path) -> DescriptorGraph:
     """The trained network's own graph, beside its weights, in ``folder``."""
-    own = f"finetuned-{processes.rank()}"  # of several processes each makes one
-    path, weights = folder / f"{own}.onnx", folder / f"{own}.safetensors"
+    path, weights = folder / "finetuned.onnx", folder / "finetuned.safetensors"
     state = {
         name: value.contiguous()
         for name, value in method.state_dict().items()

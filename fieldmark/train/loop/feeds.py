@@ -24,6 +24,7 @@ from fieldmark.runtime.engine import compile_graph
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.machine import cores, memory_bytes
 from fieldmark.runtime.preprocess import Preprocess
+from fieldmark.train import interrupts
 
 #: Photos whose maps are made at once.
 CHUNK = 32
@@ -170,13 +171,12 @@ class CachedFeed(Feed):
         *,
         rank: int = 0,
         world: int = 1,
-        wait: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make the maps that are not there yet. progress: told (done, total) photos; wait: for all processes."""
+        """Make the maps that are not there yet. progress: told (done, total) photos."""
         assert self.lower is not None
-        if rank == 0:
-            self._create()
-        wait()
+        with interrupts.alone():
+            if rank == 0:
+                self._create()
         maps = self._maps = np.memmap(self.file, np.float16, "r+", shape=self.shape)
         steps = [
             (np.arange(at, min(at + CHUNK, self.count)), view)
@@ -185,18 +185,18 @@ class CachedFeed(Feed):
         ][rank::world]
         note = self.file.with_suffix(f".{rank}-{world}.json")
         done = _noted(note)
-        for images in self.train.batches(steps[done:]):
-            rows, view = steps[done]
-            start = view * self.count + int(rows[0])
-            maps[start : start + len(rows)] = self.lower(images)
-            done += 1
-            if done % NOTED == 0 or done == len(steps):
-                maps.flush()
-                with atomic_write(note) as temporary:
-                    temporary.write_text(json.dumps(done), encoding="utf-8")
-            if progress:
-                progress(min(done * CHUNK * world, self.shape[0]), self.shape[0])
-        wait()
+        with interrupts.alone():
+            for images in self.train.batches(steps[done:]):
+                rows, view = steps[done]
+                start = view * self.count + int(rows[0])
+                maps[start : start + len(rows)] = self.lower(images)
+                done += 1
+                if done % NOTED == 0 or done == len(steps):
+                    maps.flush()
+                    with atomic_write(note) as temporary:
+                        temporary.write_text(json.dumps(done), encoding="utf-8")
+                if progress:
+                    progress(min(done * CHUNK * world, self.shape[0]), self.shape[0])
 
     def batches(self, steps: Steps) -> Iterator[Tensor]:
         assert self._maps is not None, "build first"

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast
 from torch import Tensor
 
 from fieldmark.data.augment.mix import mix
 from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train import interrupts
 from fieldmark.train.heads.warm import warm_new
 from fieldmark.train.loop import checkpoint, kept
 from fieldmark.train.loop.averages import Average, State, between, copied, instead, learned, put
@@ -31,6 +32,7 @@ from fieldmark.train.loop.stepper import Stepper
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
 from fieldmark.train.plan.plan import Plan
+from fieldmark.train.processes import agreed
 
 #: A new estimate of the steps that are left is taken where it differs by this share.
 DIFFERENT = 0.03
@@ -83,7 +85,6 @@ class Loop:
         network.begin(self.phase.own)
         self.module.train()
         network.freeze_statistics()
-        self.average = Average(self.module, plan.average)
         self.targets = torch.from_numpy(labels).to(device)
         self.judge = Judge(network, feed, accelerator, held, plan.even)
         self.looked = 0.0  # seconds that its last look took
@@ -99,6 +100,7 @@ class Loop:
             feed.train.photos.paths,
             tell,
         )
+        self.average = Average(self.module, plan.average)  # several processes have moved the weights by now
         #: Classes, and groups above them where some photos have no class.
         self.many = max(network.classes, int(labels.max()) + 1)
         self.batches = Batches(feed, labels, plan, self.batch, self.learner.views, self.rank, self.world)
@@ -162,7 +164,7 @@ class Loop:
     def _settle(self, end: State) -> None:
         """End with these weights, or with some on the way to them; else with the best that was seen."""
         for share in SHARES:
-            if share < 1 and self.agreed(self.watch.left < self.looked):
+            if share < 1 and agreed(self.watch.left < self.looked):
                 return
             state = between(self.best.start, end, share)
             with instead(self.module, state):
@@ -210,6 +212,7 @@ class Loop:
     def _between(self) -> str:
         """Judge, save, and estimate what is left, where it is time to; a word where it is time to end."""
         self.tell("step", self.step, self.total, self.speed)
+        interrupts.agree()
         judges, saves = (self.step % every == 0 for every in (self.phase.judge_every, self.phase.save_every))
         if judges and self.step < self.total:
             self._judge()
@@ -224,7 +227,7 @@ class Loop:
             return "done"
         if self.plan.patience and self.best.stale >= self.plan.patience:
             return "no better for a while"
-        if self.watch.deadline is not None and self.agreed(self._left() <= 0):
+        if self.watch.deadline is not None and agreed(self._left() <= 0):
             return "the budget is spent"
         return ""
 
@@ -236,18 +239,10 @@ class Loop:
         """How many steps fit into what is left of the budget."""
         if self.watch.deadline is None or self.step == self.first:
             return
-        passed, left = self.agreed((self.watch.spent - self.began, self._left()))
+        passed, left = agreed((self.watch.spent - self.began, self._left()))
         left = max(1, self.phase.steps_left(self.batches.epoch_steps, self.first, self.step, passed, left))
         if abs(left - (self.total - self.step)) > DIFFERENT * (self.total - self.step):
-            self.total = int(self.agreed(self.step + left))
-
-    def agreed(self, value: Any) -> Any:
-        """What the first process says: clocks differ."""
-        if self.world == 1:
-            return value
-        said = [value]
-        broadcast_object_list(said)
-        return said[0]
+            self.total = int(agreed(self.step + left))
 
     @property
     def speed(self) -> float:

@@ -14,6 +14,7 @@ from fieldmark.data.augment import Augment
 from fieldmark.data.sampler import Sampler
 from fieldmark.runtime.cache import atomic_write
 from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train import processes
 from fieldmark.train.loop.optimizer import Name
 
 if TYPE_CHECKING:
@@ -150,13 +151,19 @@ class Plan(BaseModel):
                 )
 
     @classmethod
-    def read(cls, folder: Path) -> Plan:
+    def read(cls, folder: Path) -> Self:
         """Raises FieldmarkError where there is none, or it is damaged."""
         path = folder / PLAN
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise FieldmarkError(f"{path} cannot be read: start again with --overwrite") from error
+
+    @classmethod
+    def agreed(cls, folder: Path) -> Self | None:
+        """The plan that the process which writes has there, in all processes; None: it has none."""
+        there = processes.main() and (folder / PLAN).exists()
+        return processes.agreed(cls.read(folder) if there else None)
 
     def maps(self, number: int) -> str:
         """Name of the file that this phase keeps its maps in; phases with the same maps share one."""

@@ -14,6 +14,7 @@ from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
 from fieldmark.train.plan.measure import as_it_was, compile_step
 from fieldmark.train.plan.plan import Plan
+from fieldmark.train.processes import agreed
 from fieldmark.train.tuning.material import Material
 from fieldmark.train.tuning.phases import drop_maps, feed_of, go_on, keep_end
 
@@ -62,8 +63,7 @@ class Course:
             saved = None
             if phase + 1 == len(self.plan.phases) or outcomes[-1].stopped == "interrupted":
                 break
-            assert self.tell.loop is not None
-            if deadline is not None and self.tell.loop.agreed(self.watch.spent >= deadline):
+            if deadline is not None and agreed(self.watch.spent >= deadline):
                 break
             try:
                 if self.accelerator.is_main_process:

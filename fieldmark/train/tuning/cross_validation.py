@@ -19,7 +19,7 @@ from fieldmark.runtime.cache import atomic_write
 from fieldmark.runtime.decision import softmax
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.runtime.evaluation import evaluation
-from fieldmark.train import features, loggers
+from fieldmark.train import features, loggers, processes
 from fieldmark.train.features import Describer
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.instant import Looked, subset
@@ -43,8 +43,8 @@ def first_share(recipe: Recipe, spent: float) -> Recipe:
     return recipe.model_copy(update={"budget": min(recipe.budget, spent + left / (recipe.folds + 1))})
 
 
-def cross_validate(run: Finetune, recipe: Recipe, looked: Looked, trained: Trained) -> None:
-    """Train and judge a model a fold, and put into ``trained`` what they answered.
+def cross_validate(run: Finetune, recipe: Recipe, looked: Looked, trained: Trained | None) -> None:
+    """Train and judge a model a fold, and put into ``trained`` (of the process that writes) what they answered.
 
     run: that made ``trained`` from ``looked``, by its share of ``recipe``. A fold that is done is kept in
     ``run.folder``, so a killed run does not do it again. An interrupt, or a training that fails, ends it with the
@@ -58,7 +58,7 @@ def cross_validate(run: Finetune, recipe: Recipe, looked: Looked, trained: Train
     for number in range(count):
         rows = np.flatnonzero(looked.fold == number)
         fold = Fold(run, looked, number, count)
-        if (done := fold.read()) is not None:
+        if (done := processes.agreed(fold.read())) is not None:
             before += done[1]["seconds"]
         else:
             spent = run.watch.spent + before
@@ -72,6 +72,8 @@ def cross_validate(run: Finetune, recipe: Recipe, looked: Looked, trained: Train
                 break
         answers[rows] = done[0]
         told.append(done[1])
+    if trained is None:
+        return
     if len(told) < count:
         trained.warnings.append(f"{why}cross-validation ended after {len(told)} of {count} folds")
     if not told:
@@ -133,18 +135,20 @@ class Fold:
                 run.coarse.without(looked.groups[self.rows]),
             )
             trained = model.fit(part, hold_out(part, np.zeros(len(others), bool)))
-        if trained.chosen.get("stopped") == "interrupted":
+        if model.stopped == "interrupted":
             return None
-        answers = np.zeros((len(self.rows), len(looked.classes)), np.float32)
-        answers[:, known] = self._answers(trained)
-        told = {
-            "mode": trained.mode,
-            "epochs": trained.chosen.get("epochs"),
-            "seconds": round(watch.spent, 2),
-        }
-        if run.accelerator.is_main_process:
+        done = None
+        if trained is not None:  # of several processes one answers, and the others wait for it
+            answers = np.zeros((len(self.rows), len(looked.classes)), np.float32)
+            answers[:, known] = self._answers(trained)
+            told = {
+                "mode": trained.mode,
+                "epochs": trained.chosen.get("epochs"),
+                "seconds": round(watch.spent, 2),
+            }
             self._keep(answers, told)
-        return answers, told
+            done = answers, told
+        return processes.agreed(done)
 
     def _answers(self, trained: Trained) -> np.ndarray:
         """Probabilities [n, classes of ``trained``]."""

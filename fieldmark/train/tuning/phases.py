@@ -57,12 +57,7 @@ def feed_of(
         return Feed(train, held, preprocess, plan.augment, **common)
     file = folder / plan.maps(number)
     feed = CachedFeed(train, held, preprocess, plan.augment, views=phase.views, file=file, **common)
-    feed.build(
-        progress,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        wait=accelerator.wait_for_everyone,
-    )
+    feed.build(progress, rank=accelerator.process_index, world=accelerator.num_processes)
     return feed
 
 

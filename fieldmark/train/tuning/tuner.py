@@ -18,7 +18,8 @@ from fieldmark.data.boxes import Boxes
 from fieldmark.data.loader import Photos
 from fieldmark.methods.base import Method
 from fieldmark.methods.task import Task
-from fieldmark.train import imbalance, loggers
+from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train import imbalance, interrupts, loggers, processes
 from fieldmark.train.bundle.finish import finished, known_within
 from fieldmark.train.heads.head import fit_head
 from fieldmark.train.heads.warm import descriptors_of_views, warm_head
@@ -76,11 +77,14 @@ class Finetune:
         self.gpu = accelerator.device.type != "cpu"
         #: What was trained; none where the instant model is given.
         self.method: Method | None = None
+        #: Why its last phase ended; none where no phase was begun.
+        self.stopped: str | None = None
         #: The step of the checkpoint that it went on from.
         self.resumed_at: int | None = None
 
-    def fit(self, looked: Looked, held: np.ndarray) -> Trained:
-        """held: [N] bool, the photos that are kept out of the weights."""
+    def fit(self, looked: Looked, held: np.ndarray) -> Trained | None:
+        """None in all processes but the one that writes. held: [N] bool, the photos that are kept out of the
+        weights."""
         if not held.any():
             return self._instant(looked, "too few photos for any to judge fine-tuning")
         coarse = self.coarse.taught(looked.classes, self.ranks, looked.groups[held])
@@ -94,25 +98,27 @@ class Finetune:
         rate = self.instant.rate(looked)  # of the frozen graph, which may be the method's own
         self.planner = self._planner(rate if self.frozen == looked.graph.method else rate / slower(network))
         asked = self.recipe.key(self.card.name, self.settings.seed)
-        if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
-            fresh = self.frozen is None
-            made = self.planner.plan(network, len(material.y), len(y_held), uneven.sampler, fresh)
-            if made is not None:
-                own = {"data": material.key, "asked": asked, "even": uneven.evens}
-                made.model_copy(update=own).write(self.folder)
-        self.accelerator.wait_for_everyone()
-        if not (self.folder / PLAN).exists():
+        with interrupts.alone():
+            if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
+                fresh = self.frozen is None
+                made = self.planner.plan(network, len(material.y), len(y_held), uneven.sampler, fresh)
+                if made is not None:
+                    own = {"data": material.key, "asked": asked, "even": uneven.evens}
+                    made.model_copy(update=own).write(self.folder)
+        if (plan := Plan.agreed(self.folder)) is None:
             return self._instant(looked, "the budget is too small for fine-tuning", measure)
-        plan = Plan.read(self.folder)
         plan.check(material.key, asked, self.folder.parent)
         number, saved, spent = newest(self.folder)
+        if processes.agreed(spent) != spent:  # they would take different steps
+            raise FieldmarkError(f"not all processes see the checkpoints in {self.folder}: share the folder")
         if self.recipe.budget is not None:
             self.watch.deadline = self.planner.deadline(len(part.y), len(y_held))
         for line in filter(None, (plan.why, *plan.describe(), uneven.why, coarse.why)):
             self.tell("note", line)
         try:
             if spent is None:
-                self._warm_up(network, plan, part, material.train)
+                with interrupts.alone():
+                    self._warm_up(network, plan, part, material.train)
             else:
                 self.resumed_at = 0 if saved is None else saved.step
                 self.watch.before += spent
@@ -133,13 +139,15 @@ class Finetune:
         except KeyboardInterrupt:  # the loop catches its own
             if spent is not None:  # what an earlier process did stays, for --resume
                 raise
-            trained = self._instant(looked, "interrupted before the first step", measure)
-            trained.chosen["stopped"] = "interrupted"
-            return trained
+            self.stopped = "interrupted"
+            return self._instant(looked, "interrupted before the first step", measure)
+        self.stopped = outcomes[-1].stopped
+        if not self.accelerator.is_main_process:
+            return None
         reached = outcomes[-1].best.score
         assert reached is not None
         seen, seconds = sum(o.photos for o in outcomes), sum(o.seconds for o in outcomes)
-        what = "fine-tuning"
+        what, trained = "fine-tuning", None
         if enough(reached, seen):
             trained = self._finished(network, looked, held, coarse)
             if self.recipe.tta:  # until now it was judged without
@@ -148,6 +156,7 @@ class Finetune:
         if not enough(reached, seen):
             why = f"{what} was worse on held-out photos ({reached.accuracy:.1%}, log loss {reached.nll:.3f})"
             trained = self._instant(looked, why, measure)
+        assert trained is not None
         trained.curve = [row for outcome in outcomes for row in outcome.best.rows]
         trained.chosen |= {
             "held_out": len(y_held),
@@ -158,7 +167,7 @@ class Finetune:
             "held_out_nll_instant": measure.nll,
             "epochs": round(seen / len(material.y), 3),
             "photos_per_second": round(seen / max(seconds, 1e-9), 2),
-            "stopped": outcomes[-1].stopped,
+            "stopped": self.stopped,
             "resumed_at_step": self.resumed_at,
             "plan": plan.model_dump(mode="json"),
             "imbalance": uneven.why,
@@ -252,10 +261,14 @@ class Finetune:
         trained.warnings += self.instant.warnings
         return trained
 
-    def _instant(self, looked: Looked, why: str, measure: Score | None = None) -> Trained:
-        """The instant model of all photos. measure: of the one without the held-out photos."""
+    def _instant(self, looked: Looked, why: str, measure: Score | None = None) -> Trained | None:
+        """The instant model of all photos, as `fit` gives it. measure: of the one without the held-out photos."""
+        if not self.accelerator.is_main_process:
+            return None
         self.method = None
         trained = self.instant.learn(looked)
         right = "" if measure is None else f" ({measure.accuracy:.1%} of held-out photos)"
         trained.warnings.append(f"{why}: this is the instant model{right}")
+        if self.stopped is not None:
+            trained.chosen["stopped"] = self.stopped
         return trained

@@ -78,7 +78,7 @@ def test_photos_for_classes_to_come_were_learned_from(ended: SimpleNamespace) ->
 
 def test_the_files_hold_the_learned_weights(ended: SimpleNamespace) -> None:
     graph, before = ended.trained.graph, ended.looked.graph
-    assert graph.path == ended.folder / "finetuned-0.onnx" and graph.path.is_file() and graph.parity < 1e-2
+    assert graph.path == ended.folder / "finetuned.onnx" and graph.path.is_file() and graph.parity < 1e-2
     assert graph.key != before.key and len(graph.key) == len(before.key) and graph.widths == before.widths
     weights = load_file(graph.weights)
     assert not any(name.startswith(("head.", "projection.")) for name in weights)

@@ -80,13 +80,13 @@ class World:
                 if world.trains:
                     (self.folder / "phase-1").mkdir(parents=True, exist_ok=True)
                     (self.folder / "maps-1.f16").write_bytes(b"large")
-                stopped = "interrupted" if number == world.interrupt else "done"
+                self.stopped = "interrupted" if number == world.interrupt else "done"
                 head = SimpleNamespace(temperature=1.0, logits=self.logits(part))
                 return SimpleNamespace(
                     mode="instant",
                     head=head,
                     settings=self.settings,
-                    chosen={"stopped": stopped, "epochs": 2.0},
+                    chosen={"epochs": 2.0},
                 )
 
             def logits(self, part: Looked) -> Any:

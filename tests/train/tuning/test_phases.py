@@ -173,7 +173,7 @@ def run(seen: SimpleNamespace, folder: Path, progress: Callable[..., None], **re
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / "finetuned-0.safetensors").read_bytes()
+    return (folder / "finetuned.safetensors").read_bytes()
 
 
 def test_killed_in_the_second_phase_and_resumed(look: Make, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from fieldmark.runtime.errors import FieldmarkError
+from fieldmark.train import processes
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.loop.best import Score
 from fieldmark.train.loop.watch import Watch
@@ -315,3 +316,12 @@ def test_a_killed_run_goes_on_only_with_the_same(
     what = "another method or other flags" if change in ("loss", "method") else what
     assert f"was begun with {what}" in line and "\n" not in line
     assert str(tmp_path) in line and "--overwrite" in line
+
+
+def test_processes_that_see_other_checkpoints(
+    look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one went on after 12 seconds; this one finds nothing."""
+    monkeypatch.setattr(processes, "agreed", lambda value: 12.0 if value is None else value)
+    with pytest.raises(FieldmarkError, match=r"not all processes see .*checkpoints: share the folder"):
+        fit(look(12), tmp_path)
