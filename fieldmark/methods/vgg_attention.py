@@ -25,7 +25,8 @@ CARD = Card(
 
 
 class VGGAttention(base.Method):
-    """One part: [B, hidden], of any backbone.
+    """One part: [B, hidden], of any backbone (the textbook's is VGG16, which is not the default here: its weights are
+    half a gigabyte).
 
     The textbook joins maps of several sizes, whose shapes do not fit, and flattens them into a dense layer of tens of
     millions of weights. Here earlier maps are averaged to the grid of the last, a 1x1
