@@ -5,6 +5,8 @@ Read from the environment, so that asking costs no import of PyTorch.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -72,6 +74,8 @@ def accelerator(amp: str) -> Accelerator:
     if amp == "auto":
         fast = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         amp = "bf16" if fast else "fp16" if gpu else "no"
+    if world() > 1 and not gpu:
+        atexit.register(_part)
     AcceleratorState._reset_state()  # an earlier training of this process may have had another precision
     return Accelerator(
         cpu=not gpu,
@@ -82,3 +86,12 @@ def accelerator(amp: str) -> Accelerator:
             InitProcessGroupKwargs(timeout=PATIENCE),
         ],
     )
+
+
+def _part() -> None:
+    """End the threads by which processes on CPUs speak: one that outlives Python aborts its process."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        gc.collect()  # networks that were shared hold them, too
