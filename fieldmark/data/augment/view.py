@@ -118,16 +118,18 @@ def _colored(image: Image.Image, strength: float, rng: np.random.Generator) -> I
     order = rng.permutation(4)
     light, contrast, saturation = rng.uniform(1 - 0.8 * strength, 1 + 0.8 * strength, 3)
     hue = rng.uniform(-0.1 * strength, 0.1 * strength)
+    matrix, mean = np.eye(4), color.mean(image)
     for step in order:
         if step == 0:
-            image = color.adjust_brightness(image, light)
+            change = color.brightness(light)
         elif step == 1:
-            image = color.adjust_contrast(image, contrast)
+            change = color.contrast(contrast, float(color.GREY @ (matrix @ mean)[:3]))
         elif step == 2:
-            image = F.adjust_saturation(image, saturation)
+            change = color.saturation(saturation)
         else:
-            image = color.adjust_hue(image, hue)
-    return image
+            change = color.hue(hue)
+        matrix = change @ matrix
+    return color.recolored(image, matrix)
 
 
 def _erased(pixels: np.ndarray, preprocess: Preprocess, rng: np.random.Generator) -> np.ndarray:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fieldmark.data.loader import Loader
 from fieldmark.nn.chain import Call
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import memory
 from fieldmark.train.loop.averages import undoing
 from fieldmark.train.loop.feeds import Lower, maps_tensor
 from fieldmark.train.network import Network, Training
+from fieldmark.train.plan.loading import Loading, loading
 
 #: Seconds that a speed is measured for.
 SECONDS = 1.5
@@ -41,19 +43,22 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class Speed:
-    """Photos a second: views through the frozen part (inf: there is none), and in training steps behind it.
+    """Photos a second: views that are made and pass the frozen part (inf: that takes no time of the steps'), and in
+    training steps behind it.
 
-    entries: of a photo's maps at the cut; views: of each photo in a step.
+    entries: of a photo's maps at the cut; views: of each photo in a step; read: seconds that a photo takes more when
+    it is first read.
     """
 
     lower: float
     step: float
     entries: int = 0
     views: int = 1
+    read: float = 0.0
 
     def seconds(self, photos: int, epochs: float, kept: int = 0) -> float:
         """For so many epochs. kept: views that are kept, 0 for new ones each epoch."""
-        return photos * (epochs / self.step + (kept or epochs * self.views) / self.lower)
+        return photos * (epochs / self.step + (kept or epochs * self.views) / self.lower + self.read)
 
 
 class Place(NamedTuple):
@@ -130,6 +135,17 @@ class Gauge:
     ):
         self.batch, self.workers, self.world = batch, workers, world
         self.device, self.autocast, self.size = device, autocast, 0
+        #: Side in pixels -> a loader of what is learned (none: its time does not count, as beside a GPU).
+        self.loader: Callable[[int], Loader] | None = None
+        self._loading: dict[int, Loading] = {}
+
+    def loading(self) -> Loading:
+        """Of views of this size; measured once."""
+        if self.loader is None or self.device is not None:
+            return Loading()
+        if self.size not in self._loading:
+            self._loading[self.size] = loading(self.loader(self.size))
+        return self._loading[self.size]
 
     def speed(self, network: Network, cut: str, heads: bool = False) -> Speed:
         """How quickly this machine trains behind this cut, in about four seconds. heads: nothing of the backbone."""
@@ -148,7 +164,9 @@ class Gauge:
             below.close()
         step, _ = self._rate(network, torch.cat([x] * views))
         self._back(network)
-        return Speed(lower * self.world, step * self.world, numbers, views)
+        made, read = self.loading()
+        lower = 1 / (1 / lower + 1 / made) if min(lower, made) < math.inf else math.inf  # both use all cores
+        return Speed(lower * self.world, step * self.world, numbers, views, read / self.world)
 
     def largest(self, network: Network, batches: Sequence[int]) -> int:
         """The largest of these batches (ascending) that fits into memory and is quicker per photo than the one

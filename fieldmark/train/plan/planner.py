@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 
 import torch
 
+from fieldmark.data.loader import Loader
 from fieldmark.data.sampler import Sampler
 from fieldmark.runtime.errors import UsageError
 from fieldmark.train.bundle.finish import known_within
@@ -79,13 +81,21 @@ class Planner:
         self._places: tuple[Network, list[Place]] | None = None
 
     def plan(
-        self, network: Network, photos: int, held: int, sampler: Sampler, fresh: bool = False
+        self,
+        network: Network,
+        photos: int,
+        held: int,
+        sampler: Sampler,
+        fresh: bool = False,
+        loader: Callable[[int], Loader] | None = None,
     ) -> Plan | None:
         """None where the budget is too small.
 
-        photos, held: how many train and judge; fresh: are there new layers between backbone and head? Raises
-        UsageError for what this backbone cannot do.
+        photos, held: how many train and judge; fresh: are there new layers between backbone and head? loader: by the
+        side of the views, of the photos that train (none: loading takes no time). Raises UsageError for what this
+        backbone cannot do.
         """
+        self.gauge.loader = loader
         recipe, warm, quick = self.recipe, 0 if fresh else WARM_VIEWS, math.inf
         if recipe.cut not in (None, "none"):
             network.check(recipe.cut)
@@ -191,7 +201,7 @@ class Planner:
         speed = self.gauge.speed(network, cut, heads=True)
         if views * photos / speed.lower > seconds / 2:
             views = min(views, speed.views)
-        epochs = (seconds - views * photos / speed.lower) * speed.step / photos
+        epochs = (seconds - speed.seconds(photos, 0, views)) * speed.step / photos
         if epochs < 1:
             return []
         epochs = min(HEADS_MOST, epochs)
@@ -207,10 +217,10 @@ class Planner:
             cut = self._cut(network, FRESH)
             slow = self.gauge.speed(network, cut)
             left = end - self.watch.spent
-            an_epoch = slow.seconds(photos, 1) * ease(self.sides, self.size)
-            a_step = self._batch(photos) * slow.seconds(1, 1)
+            an_epoch = (slow.seconds(photos, 1) - photos * slow.read) * ease(self.sides, self.size)
+            a_step = an_epoch / photos * self._batch(photos)
             looks, looking = self._looks(slow, left)
-            epochs = (left - looking) / an_epoch
+            epochs = (left - looking - photos * slow.read) / an_epoch
             if kept and self.recipe.phases != "one":
                 first = self._maps(photos, kept, quick, FIRST * left)
                 rest = (left - first.seconds - looking) / an_epoch if first else 0.0
@@ -235,7 +245,7 @@ class Planner:
         room = self._room(photos, speed.entries)
         views = int(max(speed.views, min(MOST_VIEWS, room, MAKING * seconds * speed.lower / photos)))
         looks, looking = self._looks(speed, seconds)
-        epochs = (seconds - looking - views * photos / speed.lower) * speed.step / photos
+        epochs = (seconds - looking - speed.seconds(photos, 0, views)) * speed.step / photos
         if epochs < self.fewest or room < speed.views:
             return None
         return Stretch(cut, views, epochs, seconds, self._batch(photos) / speed.step, looks=looks)
@@ -245,7 +255,7 @@ class Planner:
         cut sees them once."""
         a_look = self.held * self.larger / (ANSWER * speed.step)
         looks = int(min(LOOKS, max(1.0, LOOKING * seconds / max(a_look, 1e-9))))
-        return looks, (looks + MORE_LOOKS) * a_look + self.held * self.larger / speed.lower
+        return looks, (looks + MORE_LOOKS) * a_look + self.held * (self.larger / speed.lower + speed.read)
 
     # -- where and with what
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from fieldmark import methods
 from fieldmark.data.boxes import Boxes
-from fieldmark.data.loader import Photos
+from fieldmark.data.loader import Loader, Photos
 from fieldmark.methods.base import Method
 from fieldmark.methods.task import Task
 from fieldmark.runtime.errors import FieldmarkError
@@ -101,7 +101,9 @@ class Finetune:
         with interrupts.alone():
             if self.accelerator.is_main_process and not (self.folder / PLAN).exists():
                 fresh = self.frozen is None
-                made = self.planner.plan(network, len(material.y), len(y_held), uneven.sampler, fresh)
+                made = self.planner.plan(
+                    network, len(material.y), len(y_held), uneven.sampler, fresh, self._loader(material)
+                )
                 if made is not None:
                     own = {"data": material.key, "asked": asked, "even": uneven.evens}
                     made.model_copy(update=own).write(self.folder)
@@ -189,6 +191,12 @@ class Finetune:
             device=self.accelerator.device,
             autocast=self.accelerator.autocast,
         )
+
+    def _loader(self, material: Material) -> Callable[[int], Loader]:
+        """Side in pixels -> views of the photos that are learned, as they will come."""
+        spec, augment = material.looked.graph.preprocess, self.recipe.augment
+        workers = self.settings.workers
+        return lambda side: Loader(material.train, spec, augment, size=side, workers=workers)
 
     def _enough(self, measure: Score, photos: int) -> Enough:
         """Is a score good enough to be given? Not where it is worse than the measure. photos: of an epoch."""
