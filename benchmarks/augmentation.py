@@ -1,13 +1,13 @@
 """What is each augmentation worth in fine-tuning?  ``python benchmarks/augmentation.py``
 
-``fieldmark train PHOTOS --epochs 6 --views kept``, about 90 seconds, with one augmentation changed at a time: those that
-the default has are switched off, the others on. Epochs, not seconds, so that all take the same steps however busy the
-machine is, and the same call gives the same bits; every epoch has a view of its own. What augmentation is for are few
-photos: each seed draws up to 17 photos a class of those that are not test photos, 5 to train on, 2 held out, and 10 that
-judge. The set's own test photos are not used. ``--no-floor``: what was trained is judged, not the instant model in its
-place. ``difference``: points of top-1 to the default with the same seed and so the same photos, mean over the seeds; its
-spread is their standard deviation. With 700 to 1000 photos that judge a set and seed, a difference below about 2 points
-says little. 13 ways, two sets, two seeds: about 90 minutes on two cores.
+``fieldmark train PHOTOS --epochs 6 --views kept``, about 90 seconds, with one augmentation changed at a time: those
+that the default has are switched off, the others on. Epochs, not seconds, so that all take the same steps however
+busy the machine is, and the same call gives the same bits; every epoch has a view of its own. What augmentation is
+for are few photos: each seed draws up to 17 photos a class of those that are not test photos, 5 to train on, 2 held
+out, and 10 that judge. The set's own test photos are not used. ``--no-floor``: what was trained is judged, not the
+instant model in its place. ``difference``: points of top-1 to the default with the same seed and so the same photos,
+mean over the seeds; its spread is their standard deviation. With 700 to 1000 photos that judge a set and seed, a
+difference below about 2 points says little. 13 ways, two sets, two seeds: about 90 minutes on two cores.
 """
 
 from __future__ import annotations

@@ -68,7 +68,12 @@ Patience = Annotated[
     int | None, _flag("N", "End after N looks at the held-out photos without a better one; 0: never.", "0")
 ]
 Amp = Annotated[
-    str | None, _flag("NAME", "auto, no, bf16 or fp16.", "auto: bf16 on GPUs, fp16 on older ones")
+    str | None,
+    _flag(
+        "NAME",
+        "auto, no, bf16 or fp16.",
+        "auto: bf16 on GPUs (older ones: fp16) and, within a --budget, on CPUs where it is quicker",
+    ),
 ]
 OnNan = Annotated[str | None, _flag("WHAT", "A loss that is not a number: fail or skip.", "fail")]
 CacheGb = Annotated[float | None, _flag("GB", "Room for maps on the disk while training.", "4")]

@@ -8,7 +8,10 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from fieldmark.runtime.errors import UsageError
@@ -59,7 +62,8 @@ def anywhere(value: bool) -> bool:
 
 
 def accelerator(amp: str) -> Accelerator:
-    """Devices, processes and precision for one training. amp: no, bf16, fp16; auto: half precision on GPUs.
+    """Devices, processes and precision for one training. amp: no, bf16, fp16; auto: half precision on GPUs (on CPUs a
+    plan may find that it pays, see `short_steps`).
 
     Raises UsageError for a precision that this machine does not have.
     """
@@ -86,6 +90,20 @@ def accelerator(amp: str) -> Accelerator:
             InitProcessGroupKwargs(timeout=PATIENCE),
         ],
     )
+
+
+def short_steps(accelerator: Accelerator) -> Callable[[], AbstractContextManager[None]] | None:
+    """Autocast to bfloat16, where this training is on a CPU that multiplies it by itself, and not in it already.
+
+    There steps are up to twice as quick with dense convolutions (ResNet), and slower with depthwise ones.
+    """
+    import torch
+
+    known = torch.cpu.get_capabilities()
+    fast = known.get("amx_bf16") or known.get("avx512_bf16")
+    if accelerator.device.type != "cpu" or accelerator.mixed_precision != "no" or not fast:
+        return None
+    return partial(torch.autocast, "cpu", torch.bfloat16)
 
 
 def _part() -> None:

@@ -25,6 +25,8 @@ from fieldmark.train.plan.loading import Loading, loading
 
 #: Seconds that a speed is measured for.
 SECONDS = 1.5
+#: Seconds for a trial of another precision, and how many times as quick its steps must be.
+TRIAL, PAYS = 0.5, 1.15
 #: Photos by which an answer is timed.
 ANSWERED = 2
 #: A batch twice as large must be so much quicker per photo.
@@ -123,7 +125,8 @@ def slower(network: Network) -> float:
 
 class Gauge:
     """Measures training as it will be. batch: photos of a step, of one process; size: side of the views; device: where
-    (none: where the network is, else it comes back from there); autocast: of the steps."""
+    (none: where the network is, else it comes back from there); autocast: of the steps; other: one that is tried beside
+    it when a speed is first measured, and taken where it pays."""
 
     def __init__(
         self,
@@ -132,9 +135,12 @@ class Gauge:
         world: int = 1,
         device: torch.device | None = None,
         autocast: Autocast = contextlib.nullcontext,
+        other: Autocast | None = None,
     ):
         self.batch, self.workers, self.world = batch, workers, world
-        self.device, self.autocast, self.size = device, autocast, 0
+        self.device, self.autocast, self.other, self.size = device, autocast, other, 0
+        #: Was the other one taken?
+        self.changed = False
         #: Side in pixels -> a loader of what is learned (none: its time does not count, as beside a GPU).
         self.loader: Callable[[int], Loader] | None = None
         self._loading: dict[int, Loading] = {}
@@ -163,10 +169,22 @@ class Gauge:
             lower, numbers = self.batch / (time.perf_counter() - begun), x[0].numel()
             below.close()
         step, _ = self._rate(network, torch.cat([x] * views))
+        if self.other is not None:
+            step = max(step, self._try(network, torch.cat([x] * views), PAYS * step))
         self._back(network)
         made, read = self.loading()
         lower = 1 / (1 / lower + 1 / made) if min(lower, made) < math.inf else math.inf  # both use all cores
         return Speed(lower * self.world, step * self.world, numbers, views, read / self.world)
+
+    def _try(self, network: Network, x: Tensor, least: float) -> float:
+        """The rate with the other precision, which is taken from now on where it is so quick; else 0."""
+        assert self.other is not None
+        now, _ = fitting(network, x, TRIAL, self.other)
+        self.changed = now >= least
+        if self.changed:
+            self.autocast = self.other
+        self.other = None
+        return now if self.changed else 0.0
 
     def largest(self, network: Network, batches: Sequence[int]) -> int:
         """The largest of these batches (ascending) that fits into memory and is quicker per photo than the one

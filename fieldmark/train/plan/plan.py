@@ -100,7 +100,8 @@ class Plan(BaseModel):
     """All phases, and what they share.
 
     data, asked: what it was made for, see `data_key` and `Recipe.key`. warm_views: augmented views of each photo that
-    the head is warmed up with. compile: are the steps compiled? average: decay of the moving average; patience:
+    the head is warmed up with. compile: are the steps compiled? bf16: are they computed in bfloat16 on a CPU, where
+    nothing was asked for? average: decay of the moving average; patience:
     evaluations without a better one before a phase ends (0: it never ends early); clip: largest norm of the gradient
     (0: any); even: do held-out photos judge with all classes weighing the same?
     """
@@ -126,6 +127,7 @@ class Plan(BaseModel):
     patience: int = 0
     on_nan: Literal["fail", "skip"] = "fail"
     compile: bool = False
+    bf16: bool = False
     #: Why it looks as it does, for people.
     why: str = ""
 

@@ -57,7 +57,7 @@ SMALLER = 0.7
 
 class Planner:
     """rate: photos a second that the finished model will look at; gpu: is there one? world: processes; device:
-    where steps are measured (none: where the network is); autocast: of the steps."""
+    where steps are measured (none: where the network is); autocast: of the steps; other: as `Gauge` has it."""
 
     def __init__(
         self,
@@ -71,12 +71,13 @@ class Planner:
         world: int = 1,
         device: torch.device | None = None,
         autocast: Autocast = contextlib.nullcontext,
+        other: Autocast | None = None,
     ):
         self.recipe, self.seed, self.watch, self.rate = recipe, seed, watch, rate
         self.fewest = FEWEST if recipe.floor else ANY
         self.gpu, self.world = gpu, world
         self.batch = recipe.batch or (BATCH_GPU if gpu else BATCH)
-        self.gauge = Gauge(self.batch, workers, world, device if gpu else None, autocast)
+        self.gauge = Gauge(self.batch, workers, world, device if gpu else None, autocast, other)
         self.size, self.sides, self.held, self.larger = 0, list[int](), 0, 1.0
         self._places: tuple[Network, list[Place]] | None = None
 
@@ -126,6 +127,8 @@ class Planner:
             why += "; two phases have no room or time here"
         if recipe.progressive and any(one.views for one in found):
             why += "; kept maps have one size"
+        if self.gauge.changed:
+            why += "; steps in bfloat16 are quicker here"
         phases, at = [], self.watch.spent + warm * photos / quick
         for one in (stretches := split(found, network.method.phases)):
             at += one.seconds
@@ -141,6 +144,7 @@ class Planner:
             phases=phases,
             sampler=sampler,
             compile=compiled,
+            bf16=self.gauge.changed,
             why=why,
         )
 

@@ -110,6 +110,8 @@ class Finetune:
         if (plan := Plan.agreed(self.folder)) is None:
             return self._instant(looked, "the budget is too small for fine-tuning", measure)
         plan.check(material.key, asked, self.folder.parent)
+        if plan.bf16 and not self.gpu and self.accelerator.mixed_precision == "no":
+            self.accelerator = processes.accelerator("bf16")
         number, saved, spent = newest(self.folder)
         if processes.agreed(spent) != spent:  # they would take different steps
             raise FieldmarkError(f"not all processes see the checkpoints in {self.folder}: share the folder")
@@ -190,6 +192,7 @@ class Finetune:
             world=self.accelerator.num_processes,
             device=self.accelerator.device,
             autocast=self.accelerator.autocast,
+            other=processes.short_steps(self.accelerator) if self.recipe.amp == "auto" else None,
         )
 
     def _loader(self, material: Material) -> Callable[[int], Loader]:

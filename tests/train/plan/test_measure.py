@@ -281,3 +281,23 @@ def test_measuring_leaves_the_network_as_it_was(network: Make, monkeypatch: pyte
     after = state(net)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(p.grad is None and p.requires_grad for p in net.method.backbone.parameters() if p.ndim > 1)
+
+
+@pytest.mark.parametrize(("short", "taken"), [(11.0, False), (20.0, True)])
+def test_another_precision_is_taken_where_it_pays(
+    short: float, taken: bool, network: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, tried = network(), []
+    gauge = Gauge(4, 1, other=contextlib.nullcontext)
+
+    def rate(_: Any, x: torch.Tensor, seconds: float | None, autocast: Any) -> float:
+        tried.append(autocast is gauge.other)
+        return short if tried[-1] else 10.0
+
+    gauge.autocast = lambda: contextlib.nullcontext()
+    monkeypatch.setattr(measure, "rate", rate)
+    gauge.size, other = 32, gauge.other
+    assert gauge.speed(net, "").step == (short if taken else 10.0)
+    assert gauge.changed == taken and (gauge.autocast is other) == taken and gauge.other is None
+    gauge.speed(net, "")
+    assert tried == [False, True, False], "it is tried once"

@@ -17,7 +17,9 @@ from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import processes
 from fieldmark.train.held_out import hold_out
 from fieldmark.train.loop.best import Score
+from fieldmark.train.loop.stepper import Stepper
 from fieldmark.train.loop.watch import Watch
+from fieldmark.train.plan import measure
 from fieldmark.train.plan.plan import PLAN, Plan
 from fieldmark.train.recipe import Recipe
 from fieldmark.train.tuning.material import Material
@@ -325,3 +327,34 @@ def test_processes_that_see_other_checkpoints(
     monkeypatch.setattr(processes, "agreed", lambda value: 12.0 if value is None else value)
     with pytest.raises(FieldmarkError, match=r"not all processes see .*checkpoints: share the folder"):
         fit(look(12), tmp_path)
+
+
+def test_steps_in_bfloat16_where_the_plan_found_them_quicker(
+    look: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a budget; the weights and the answers stay in single precision, and it is told."""
+    seen, told, used = look(12), [], []
+    monkeypatch.setattr(processes, "short_steps", lambda _: lambda: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(measure, "PAYS", 0.0)
+    held = hold_out(seen.looked, np.zeros(len(seen.looked.y), bool))
+    one = run(seen, tmp_path, lambda *a: told.append(str(a)), budget=40.0, floor=False)
+
+    def few(self: Stepper, good: bool) -> bool:
+        used.append(self.accelerator.mixed_precision)
+        if len(used) > 3:
+            raise KeyboardInterrupt
+        return good
+
+    monkeypatch.setattr(Stepper, "_everywhere", few)
+    trained = one.fit(seen.looked, held)
+    assert trained.chosen["plan"]["bf16"] and "bfloat16" in "".join(told)
+    assert used and set(used) == {"bf16"} and trained.mode == "finetune"
+    assert {p.dtype for p in one.method.parameters()} == {torch.float32}
+    assert processes.accelerator("no").mixed_precision == "no", "as it was, for what comes next"
+
+
+def test_not_where_a_precision_was_asked_for_or_epochs(look: Make, tmp_path: Path) -> None:
+    seen = look(12)
+    asked = run(seen, tmp_path, budget=40.0, amp="no")
+    assert asked._planner(10.0).gauge.other is None
+    assert not fit(seen, tmp_path, epochs=1).chosen["plan"]["bf16"], "the same bits again"
