@@ -29,14 +29,18 @@ STEP, DECODED, KEPT = "training step", "loader, decoding", "loader, from memory"
 WAITING = "training waits for photos"
 
 
-def trainer(classes: int) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """One optimiser step on (images, labels)."""
-    model = timm.create_model("tf_efficientnet_lite0", num_classes=classes).train()
+def trainer(
+    classes: int, architecture: str = "tf_efficientnet_lite0", short: bool = False
+) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """One optimiser step on (images, labels). short: in bfloat16."""
+    model = timm.create_model(architecture, num_classes=classes).train()
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
-        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=short):
+            logits = model(images)
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
