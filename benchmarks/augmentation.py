@@ -111,8 +111,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6, help="[default: 6]")
     chosen = parser.parse_args()
     results = common.Results(__file__, chosen)
-    for name in chosen.sets:
-        for seed in range(chosen.seeds):
+    for seed in range(chosen.seeds):
+        for name in chosen.sets:
             copy = few(common.catalog(name, chosen.limit), seed)
             source = common.table(copy, results.work / f"{name}-few-{seed}-{chosen.limit or 'all'}.csv")
             for way in chosen.ways:
