@@ -1,4 +1,4 @@
-"""How quickly this machine trains a network, and where the network may be cut."""
+"""How quickly this machine trains a network."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fieldmark.data.loader import Loader
-from fieldmark.nn.chain import Call
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train import memory
 from fieldmark.train.loop.averages import undoing
@@ -61,47 +59,6 @@ class Speed:
     def seconds(self, photos: int, epochs: float, kept: int = 0) -> float:
         """For so many epochs. kept: views that are kept, 0 for new ones each epoch."""
         return photos * (epochs / self.step + (kept or epochs * self.views) / self.lower + self.read)
-
-
-class Place(NamedTuple):
-    """Behind the module ``name``, with this share of the multiplications before it. apart: may the network be cut
-    there? Elsewhere what lies before can only stay as it is."""
-
-    name: str
-    share: float
-    apart: bool = True
-
-
-def places(network: Network) -> list[Place]:
-    """All places, from the photo on."""
-    parts = shares(network.links, torch.zeros(1, 3, network.size, network.size))
-    return [
-        Place(link.name, share, network.apart(link.name))
-        for link, share in zip(network.links, parts, strict=True)
-    ]
-
-
-def shares(links: Sequence[Call], images: Tensor) -> list[float]:
-    """Share of a network's multiplications that are done once each link of its chain is through."""
-    counts, tensor = [], images
-    with torch.no_grad():
-        for link in links:
-            with FlopCounterMode(display=False) as counter:
-                tensor = link.module(tensor)
-            counts.append(counter.get_total_flops())
-    total = max(1, sum(counts))
-    return [sum(counts[: number + 1]) / total for number in range(len(counts))]
-
-
-def entries(network: Network, cut: str, size: int) -> int:
-    """Numbers in the maps of one view of ``size`` pixels, behind this cut."""
-    tensor = torch.zeros(1, 3, size, size)
-    with torch.no_grad():
-        for link in network.links:
-            tensor = link.module(tensor)
-            if link.name == cut:
-                break
-    return tensor.numel()
 
 
 @torch.no_grad()

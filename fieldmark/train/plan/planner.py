@@ -14,18 +14,12 @@ from fieldmark.runtime.errors import UsageError
 from fieldmark.train.bundle.finish import known_within
 from fieldmark.train.loop.watch import Watch
 from fieldmark.train.network import Network
-from fieldmark.train.plan import measure
-from fieldmark.train.plan.measure import Autocast, Gauge, Place, Speed
+from fieldmark.train.plan.cuts import FRESH, Cuts, entries
+from fieldmark.train.plan.measure import Autocast, Gauge, Speed
 from fieldmark.train.plan.plan import Phase, Plan, deadline
 from fieldmark.train.plan.stretch import Stretch, ease, round32, smaller, split
 from fieldmark.train.recipe import Recipe
 
-#: Where networks are cut, as shares of the multiplications that lie before the cut: for maps that are kept, and
-#: for training on new views.
-KEPT, FRESH = 0.65, 0.35
-#: Methods that read early maps can only be cut before those. Where that is less than this share of what could stay as
-#: it is, more stays as it is and is computed in every step.
-NEARLY = 0.7
 #: Where the budget allows fewer epochs of new views than this, maps are kept.
 FEWEST_FRESH = 6.0
 #: Fewer epochs than this change nothing for the better: the instant model is the answer.
@@ -37,9 +31,8 @@ MOST_VIEWS, MAKING = 8, 0.3
 #: Share of the training that kept maps have where new views come after them.
 FIRST = 0.25
 #: New layers learn alone at first: share of the time (not at all where it holds no epoch), views that are kept for it,
-#: epochs where epochs were asked for, and at most; maps are worth keeping where this share of the multiplications lies
-#: before the cut.
-HEADS, HEADS_VIEWS, HEADS_EPOCHS, HEADS_MOST, HEADS_WORTH = 0.1, 2, 4, 12, 0.2
+#: epochs where epochs were asked for, and at most.
+HEADS, HEADS_VIEWS, HEADS_EPOCHS, HEADS_MOST = 0.1, 2, 4, 12
 #: Photos a step on a CPU and on a GPU: large enough to be quick, small enough for many steps. On a GPU, within a
 #: budget, the quickest of some is found, with so many steps an epoch at least.
 BATCH, BATCH_GPU, BATCHES, FEWEST_STEPS = 32, 64, (32, 64, 128, 256), 16
@@ -79,7 +72,7 @@ class Planner:
         self.batch = recipe.batch or (BATCH_GPU if gpu else BATCH)
         self.gauge = Gauge(self.batch, workers, world, device if gpu else None, autocast, other)
         self.size, self.sides, self.held, self.larger = 0, list[int](), 0, 1.0
-        self._places: tuple[Network, list[Place]] | None = None
+        self.cuts = Cuts(recipe, gpu)
 
     def plan(
         self,
@@ -168,15 +161,15 @@ class Planner:
         """By epochs."""
         epochs = float(self.recipe.epochs or 1)
         why = f"{epochs:g} epoch{'s' * (epochs != 1)}, as asked for"
-        found = [Stretch(self._cut(network, FRESH), 0, epochs)]
-        if self.recipe.views == "kept" and (kept := self._kept(network)):
-            room = self._room(photos, measure.entries(network, kept, self.size))
+        found = [Stretch(self.cuts.last(network, FRESH), 0, epochs)]
+        if self.recipe.views == "kept" and (kept := self.cuts.kept(network)):
+            room = self._room(photos, entries(network, kept, self.size))
             if room >= network.method.views:
                 found = [Stretch(kept, int(max(network.method.views, min(MOST_VIEWS, epochs, room))), epochs)]
-        kept = self._kept(network) if self.recipe.phases == "two" and epochs >= 2 else ""
+        kept = self.cuts.kept(network) if self.recipe.phases == "two" and epochs >= 2 else ""
         if kept:
             first = max(1, round(FIRST * epochs))
-            room = self._room(photos, measure.entries(network, kept, self.size))
+            room = self._room(photos, entries(network, kept, self.size))
             least = network.method.views
             if room >= least:
                 views = int(max(least, min(MOST_VIEWS, first, room)))
@@ -214,11 +207,11 @@ class Planner:
 
     def _main(self, network: Network, photos: int, end: float) -> tuple[list[Stretch], str]:
         """Kept maps for short budgets, new views where there is time for enough of them; or one, then the other."""
-        kept, two = self._kept(network), self.recipe.phases == "two"
+        kept, two = self.cuts.kept(network), self.recipe.phases == "two"
         quick = self.gauge.speed(network, kept) if kept else Speed(math.inf, math.inf)
         reached = two or quick.seconds(photos, FEWEST_FRESH) < end - self.watch.spent
         if reached and not (kept and self.recipe.views == "kept"):
-            cut = self._cut(network, FRESH)
+            cut = self.cuts.last(network, FRESH)
             slow = self.gauge.speed(network, cut)
             left = end - self.watch.spent
             an_epoch = (slow.seconds(photos, 1) - photos * slow.read) * ease(self.sides, self.size)
@@ -263,41 +256,11 @@ class Planner:
 
     # -- where and with what
 
-    def _cut(self, network: Network, most: float, apart: bool = False) -> str:
-        """The last place in the network with at most this share of its multiplications before it.
-
-        apart: one where it may be cut; else such a one is taken if it leaves not much less as it is than the last.
-        """
-        if self.recipe.cut is not None:
-            return "" if self.recipe.cut == "none" else self.recipe.cut
-        if self.gpu:
-            return ""
-        good = [place for place in self._cuts(network) if place.share <= most]
-        cuts = [place for place in good if place.apart]
-        if cuts and (apart or cuts[-1].share >= NEARLY * good[-1].share):
-            return cuts[-1].name
-        return good[-1].name if good and not apart else ""
-
-    def _kept(self, network: Network) -> str:
-        """Where maps are kept; "": nowhere."""
-        no = self.gpu or self.recipe.cut is not None or self.recipe.views == "new"
-        return "" if no else self._cut(network, KEPT, apart=True)
-
     def _deepest(self, network: Network, photos: int) -> tuple[str, int]:
         """The cut behind which new layers learn alone, and how many views are kept there ("" and 0: none)."""
-        cuts = [] if self.gpu else [place for place in self._cuts(network) if place.apart]
-        if not cuts:
-            return "", 0
-        name, share, _ = cuts[-1]
-        least, room = network.method.views, self._room(photos, measure.entries(network, name, self.size))
-        if room < least or share < HEADS_WORTH:
-            return "", 0
-        return name, int(max(least, min(HEADS_VIEWS, room)))
-
-    def _cuts(self, network: Network) -> list[Place]:
-        if self._places is None or self._places[0] is not network:
-            self._places = network, measure.places(network)
-        return self._places[1]
+        cut, least = self.cuts.deepest(network), network.method.views
+        room = self._room(photos, entries(network, cut, self.size)) if cut else 0.0
+        return (cut, int(max(least, min(HEADS_VIEWS, room)))) if room >= least else ("", 0)
 
     def _room(self, photos: int, entries: int) -> float:
         """Views of all photos for which there is room on the disk."""

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from fieldmark.train.plan import measure
-from fieldmark.train.plan import planner as planners
+from fieldmark.train.plan import cuts
 from fieldmark.train.plan.measure import Gauge, Speed
 
 
@@ -19,7 +18,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
 
     def given(early: Speed, entries: int = 1000) -> None:
         def speed(self: Gauge, network: Any, cut: str, heads: bool = False) -> Speed:
-            names = [place.name for place in measure.places(network) if place.share <= planners.FRESH]
+            names = [place.name for place in cuts.places(network) if place.share <= cuts.FRESH]
             late = cut and cut not in names
             if late:
                 return Speed(early.lower / 2, early.step * 4, entries)

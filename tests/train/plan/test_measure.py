@@ -9,19 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from planning import Make, planner
+from planning import Make
 from torch import nn
 
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.plan import measure
+from fieldmark.train.plan.cuts import places
 from fieldmark.train.plan.measure import (
     Gauge,
-    Speed,
     as_it_was,
     compile_step,
-    entries,
     fitting,
-    places,
     rate,
     steps,
 )
@@ -137,19 +135,6 @@ def test_a_plan_is_made_with_what_fits(network: Make, monkeypatch: pytest.Monkey
     assert seen == [8, 4, 2] * 3 + [-2, 2]
 
 
-def test_places_and_entries(network: Make) -> None:
-    net = network()
-    found = places(net)
-    assert [place.name for place in found if place.apart] == net.usable()
-    parts = [place.share for place in found]
-    assert parts == sorted(parts) and 0 < parts[0] <= parts[-1] <= 1
-    for place in (one for one in found if one.apart):
-        for size in (32, 64):
-            expected = net.open(place.name)(torch.zeros(1, 3, size, size)).numel()
-            net.close()
-            assert entries(net, place.name, size) == expected
-
-
 def test_planning_leaves_the_statistics_that_a_backbone_came_with(network: Make) -> None:
     """Batch norms that are no part of a convolution, too."""
     net = network("densenet121")
@@ -237,20 +222,6 @@ def test_compiling_that_fails_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch)
     x = torch.rand(8, 3, 4, 4)
     assert compile_step(Fake(module), x) == "the steps are not compiled: no compiler here"
     assert module(x, torch.zeros(8))["loss"] > 0, "it runs as it is"
-
-
-def test_places_are_looked_for_once(network: Make, speeds: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, asked = network(), []
-    real = measure.places
-    monkeypatch.setattr(measure, "places", lambda one: asked.append(1) or real(one))
-    places = real(net)
-
-    def speed(self: Gauge, network: Any, cut: str, heads: bool = False) -> Speed:
-        return Speed(100.0, 50.0, 1000)
-
-    monkeypatch.setattr(Gauge, "speed", speed)
-    planner(budget=900.0, phases="two").plan(net, 1000, 10, "all", True)
-    assert len(asked) == 1 and [place.name for place in places if place.apart] == net.usable()
 
 
 def state(net: Any) -> dict[str, torch.Tensor]:

@@ -6,16 +6,13 @@ import math
 from typing import Any
 
 import pytest
-import torch
 from planning import Make, planner
-from torch import nn
 
-from fieldmark.nn.chain import chain
 from fieldmark.runtime.errors import FieldmarkError
 from fieldmark.train.bundle import finish
 from fieldmark.train.plan import plan as plans
 from fieldmark.train.plan import planner as planners
-from fieldmark.train.plan.measure import Place, Speed, shares
+from fieldmark.train.plan.measure import Speed
 
 
 def test_epochs_as_asked_for(network: Make) -> None:
@@ -48,33 +45,6 @@ def test_few_photos_are_one_batch(network: Make) -> None:
     assert phase.batch == 5 and phase.steps == 3
     shared = planner(epochs=3, world=2).plan(network(), 5, 2, "all").phases[0]
     assert shared.batch == 4, "the same for every process"
-
-
-def test_the_cut(network: Make) -> None:
-    net = network()
-    early, late = (planner(epochs=1)._cut(net, most) for most in (planners.FRESH, planners.KEPT))
-    places = net.usable()
-    part = dict(
-        zip([link.name for link in net.links], shares(net.links, torch.zeros(1, 3, 32, 32)), strict=True)
-    )
-    assert early in ("", *places) and late in places
-    assert part[late] <= planners.KEPT and (not early or part[early] <= planners.FRESH)
-    after = places.index(late) + 1
-    assert after == len(places) or part[places[after]] > planners.KEPT, "as late as may be"
-    assert (
-        planner(epochs=1, cut="none")._cut(net, 0.9) == ""
-        and planner(epochs=1, cut="x")._cut(net, 0.9) == "x"
-    )
-    assert planner(gpu=True, epochs=1)._cut(net, 0.9) == "", "a GPU learns all of it"
-    assert planner(epochs=1)._cut(network("test_vit", size=160), 0.9) == ""
-
-
-def test_shares_are_multiplications() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1))
-    x = torch.zeros(1, 3, 10, 10)
-    first, last = 3 * 4, 4 * 8 * 9
-    expected = [first / (first + last), first / (first + last), 1.0]
-    assert shares(chain(model, x, model), x) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(320, 224), (64, 32), (32, 32), (448, 320)])
@@ -172,24 +142,6 @@ def test_a_network_that_cannot_be_cut(network: Make, speeds: Make, budget: float
     if plan is not None:
         assert plan.phases[0].cut == "" and plan.phases[0].views == 0
         assert 1.5 <= plan.phases[0].steps * plan.phases[0].batch / 400 < 6
-
-
-@pytest.mark.parametrize("late", [0.1, 0.3])
-def test_methods_that_read_early_maps_leave_more_as_it_is(
-    network: Make, speeds: Make, monkeypatch: pytest.MonkeyPatch, late: float
-) -> None:
-    """Where the last cut lies a good way before what could stay as it is; maps are kept at a cut only."""
-    speeds(Speed(400.0, 50.0))
-    found = [
-        Place("conv_stem", 0.05),
-        Place("blocks.0", late),
-        Place("blocks.1", 0.34, False),
-        Place("x", 0.6, False),
-    ]
-    monkeypatch.setattr(planners.measure, "places", lambda _: found)
-    one = planner(budget=600.0)
-    assert one._cut(network(), planners.FRESH) == ("blocks.1" if late == 0.1 else "blocks.0")
-    assert one._kept(network()) == "blocks.0"
 
 
 def test_what_cannot_be_done_as_asked_is_told(network: Make) -> None:

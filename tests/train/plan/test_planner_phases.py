@@ -9,7 +9,7 @@ import pytest
 from planning import Make, planner
 
 from fieldmark.runtime.errors import UsageError
-from fieldmark.train.plan import measure
+from fieldmark.train.plan import cuts
 from fieldmark.train.plan import plan as plans
 from fieldmark.train.plan import planner as planners
 from fieldmark.train.plan.measure import Speed
@@ -149,7 +149,7 @@ def test_methods_with_several_views_keep_as_many(
     monkeypatch.setattr(type(net.method), "views", 3)
     plan = planner(epochs=2, phases="two").plan(net, 50, 6, "all", True)
     assert [phase.views for phase in plan.phases] == [3, 3, 0]
-    tight = 50 * measure.entries(net, net.usable()[-1], 32) * 2 * 2.5 / 1e9
+    tight = 50 * cuts.entries(net, net.usable()[-1], 32) * 2 * 2.5 / 1e9
     assert planner(epochs=2, cache_gb=tight).plan(net, 50, 6, "all", True).phases[0].views == 0
     assert Speed(50.0, 100.0, views=3).seconds(200, 2) == 200 * (2 / 100 + 2 * 3 / 50)
 
