@@ -26,8 +26,9 @@ FEWEST_FRESH = 6.0
 FEWEST = 1.5
 #: Where nothing else may be given instead: any at all.
 ANY = 0.05
-#: Views that are kept at most, and the share of the time that making them may take.
-MOST_VIEWS, MAKING = 8, 0.3
+#: Views that are kept at most; each is learned from so many times or more: in the same time, twice from two views is
+#: better than once from three.
+MOST_VIEWS, REPEATS = 8, 2
 #: Share of the training that kept maps have where new views come after them.
 FIRST = 0.25
 #: New layers learn alone at first: share of the time (not at all where it holds no epoch), views that are kept for it,
@@ -240,8 +241,10 @@ class Planner:
     def _maps(self, photos: int, cut: str, speed: Speed, seconds: float) -> Stretch | None:
         """Maps are kept and learned from; None where there is no room or time for it."""
         room = self._room(photos, speed.entries)
-        views = int(max(speed.views, min(MOST_VIEWS, room, MAKING * seconds * speed.lower / photos)))
         looks, looking = self._looks(speed, seconds)
+        a_view = photos * (1 / speed.lower + REPEATS / (speed.views * speed.step))
+        fit = (seconds - looking - photos * speed.read) / a_view
+        views = int(max(speed.views, min(MOST_VIEWS, room, fit)))
         epochs = (seconds - looking - speed.seconds(photos, 0, views)) * speed.step / photos
         if epochs < self.fewest or room < speed.views:
             return None
