@@ -61,7 +61,7 @@ def _train(photos: Path, out: Path, count: int, *more: str, long: str = "--epoch
 
 
 def test_two_processes_train_what_one_trains(photo_folder: Path, tmp_path: Path) -> None:
-    one, two = (_train(photo_folder, tmp_path / str(count), count) for count in (1, 2))
+    one, two = (_train(photo_folder, tmp_path / str(count), count, "--no-floor") for count in (1, 2))
     assert one["mode"] == two["mode"] == "finetune"
     for name in ("n_train", "n_test", "epochs", "skipped"):
         assert one[name] == two[name]
