@@ -74,7 +74,7 @@ def measure(way: str, set: str, seed: int, source: Path, results: common.Results
         run = folder / "run"
         told = common.fieldmark("train", source, "--out", run, *flags, cache=results.work / "seen").answer
         judged = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-    note = f"{told['epochs']:.1f} epochs in {told['seconds']:.0f} s"
+    note = f"{told['epochs']:.1f} epochs"
     results.add(f"{way}, {TOP1}", judged["top1"], "share", set=set, seed=seed, n=judged["n"], note=note)
 
 
