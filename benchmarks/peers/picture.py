@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -96,8 +96,24 @@ def show(page: Path = PAGE) -> None:
 
 
 def tabulate(results: Path) -> None:
-    """finetune_table.csv beside the results: a row a set, method and budget, a column a measure."""
-    found = cells(summary.of_one_machine(summary.read(results)))
+    """finetune_table.csv and finetune_speed.csv beside the results: a row a set, method and budget, a column a measure;
+    machine after machine, since only what one of them measured can be compared."""
+    rows = summary.read(results)
+    machines = Counter(row["machine"] for row in rows)
+    lines = [
+        {**line, "machine": machine.split("; ")[1]}
+        for machine, _ in machines.most_common()
+        for line in _lines(cells([row for row in rows if row["machine"] == machine]))
+    ]
+    tops = ["set", "method", "seeds", "gave", "top-1", "above the best peer", "seconds", "epochs", "machine"]
+    summary.write(results.with_name("finetune_table.csv"), [_only(line, tops) for line in lines])
+    speeds = ["set", "method", *(name for line in lines for name in line if "photos a second" in name)]
+    rated = [_only(line, dict.fromkeys([*speeds, "machine"])) for line in lines]
+    summary.write(results.with_name("finetune_speed.csv"), [line for line in rated if len(line) > 3])
+
+
+def _lines(found: dict[Cell, Measured]) -> list[summary.Row]:
+    """A line a set, method and budget: means over seeds."""
     kinds: dict[Cell, list[Measured]] = defaultdict(list)
     for cell, told in found.items():
         kinds[cell._replace(seed="")].append(told)
@@ -115,11 +131,7 @@ def tabulate(results: Path) -> None:
         line["gave"] = "the instant model" if instant == len(kinds[cell]) else ""
         line["seeds"] = str(len(kinds[cell]))
         lines.append(line)
-    tops = ["set", "method", "seeds", "gave", "top-1", "above the best peer", "seconds", "epochs"]
-    summary.write(results.with_name("finetune_table.csv"), [_only(line, tops) for line in lines])
-    speeds = ["set", "method", *(name for line in lines for name in line if "photos a second" in name)]
-    rated = [_only(line, dict.fromkeys(speeds)) for line in lines]
-    summary.write(results.with_name("finetune_speed.csv"), [line for line in rated if len(line) > 2])
+    return lines
 
 
 def _only(line: summary.Row, names: Iterable[str]) -> summary.Row:
