@@ -1,4 +1,4 @@
-"""Changes of colour: torchvision's, as one matrix, where nothing meets the end of the scale; hue as Python's YIQ has it."""
+"""Changes of colour are torchvision's, as one matrix, where nothing meets the end of the scale; hue is YIQ's."""
 
 from __future__ import annotations
 
